@@ -1,0 +1,2 @@
+//! Parse arguments, call app, exit code.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What we know of the OpenAI and Azure OpenAI API. PURE.

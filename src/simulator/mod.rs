@@ -1,0 +1,1 @@
+//! A faithful fake Azure OpenAI; imports net only.
