@@ -89,13 +89,15 @@ fn note(backend: &Backend, notes: &mut Vec<String>) {
     let (name, address) = (&backend.name, &backend.url.value);
     if address.cut {
         notes.push(format!(
-            "backend {name}: `/openai…` was cut from the end of its address, leaving {}; requests bring their own path",
+            "backend {name}: `/openai…` was cut from the end of its address, leaving {}; requests bring their \
+             own path",
             address.url()
         ));
     }
     if !address.tls && !address.is_loopback() {
         notes.push(format!(
-            "unsafe: backend {name} is called over plain http, so its key and all content can be read on the way"
+            "unsafe: backend {name} is called over plain http, so its key and all content can be read on the \
+             way"
         ));
     }
 }

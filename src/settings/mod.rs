@@ -39,13 +39,13 @@ use crate::identity::{CallerSettings, Credential};
 use crate::net::server::ServerLimits;
 use crate::net::upstream::{Origin, UpstreamSettings};
 use crate::proxy::ProxySettings;
+use crate::settings::problem::Problems;
 use crate::settings::raw::RawSettings;
 use crate::settings::reader::Document;
 use crate::telemetry::LogSettings;
 
 pub use describe::describe;
 pub use environment::Environment;
-pub(crate) use problem::Problems;
 pub use problem::{Place, Problem, SettingsError};
 
 /// Everything `sidestep serve` needs to know. Cannot be wrong once it exists.
@@ -95,7 +95,8 @@ pub struct UpstreamBackend {
 pub enum Source {
     /// This file (`--config FILE`).
     File(PathBuf),
-    /// `$SIDESTEP_CONFIG`, else `sidestep.toml` in this folder if it stands there, else the environment alone.
+    /// `$SIDESTEP_CONFIG`, else `sidestep.toml` in this folder (empty: where we were started) if it stands
+    /// there, else the environment alone.
     Folder(PathBuf),
     /// This text, as if it stood in a file of that path.
     Text {
@@ -121,7 +122,8 @@ impl fmt::Debug for Source {
 /// The name that is looked for when no file is named.
 const FILE_NAME: &str = "sidestep.toml";
 
-/// Reads the settings: the file that `source` leads to, if any, and the environment over it.
+/// Reads the settings: the file that `source` leads to, if any, and the environment over it. `main` passes
+/// `Environment::new(std::env::vars_os())`.
 ///
 /// # Errors
 /// Everything that is wrong, at once; or [`SettingsError::Nothing`] when nobody set anything yet.
@@ -130,12 +132,13 @@ pub fn load(source: &Source, environment: &Environment) -> Result<Settings, Sett
     let Some(mut raw) = read(source, environment, &problems) else { return problems.or(None) };
     let from_environment = drop_in::backends(environment, &problems);
     match (&raw.backends_given, from_environment.is_empty()) {
-        (None, true) if raw.file.is_none() => return Err(SettingsError::Nothing),
+        (None, true) if raw.file.is_none() && problems.is_empty() => return Err(SettingsError::Nothing),
         (None, true) => problems.add(
             "backends",
             &Place::Nowhere,
             "nothing",
-            "at least one backend: a [[backends]] with `url` and `api_key`, or BACKEND_1_URL and BACKEND_1_APIKEY",
+            "at least one backend: a [[backends]] with `url` and `api_key`, or BACKEND_1_URL and \
+             BACKEND_1_APIKEY",
         ),
         (Some(place), false) => problems.add(
             "backends",

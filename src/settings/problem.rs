@@ -112,9 +112,29 @@ impl fmt::Display for Problem {
             Place::Environment => writeln!(f, "environment variable {}", self.key)?,
             Place::Nowhere => writeln!(f, "{}", self.key)?,
         }
-        writeln!(f, "  found:    {}", self.found)?;
-        writeln!(f, "  expected: {}", self.expected)
+        write_wrapped(f, "  found:    ", &self.found)?;
+        write_wrapped(f, "  expected: ", &self.expected)
     }
+}
+
+/// Long sentences go on under their beginning, where a terminal would go on under the label.
+fn write_wrapped(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
+    const WIDTH: usize = 100;
+    f.write_str(label)?;
+    let mut column = label.len();
+    for (index, word) in text.split(' ').enumerate() {
+        let width = word.chars().count();
+        if index > 0 && column + 1 + width > WIDTH {
+            write!(f, "\n{:1$}", "", label.len())?;
+            column = label.len();
+        } else if index > 0 {
+            f.write_str(" ")?;
+            column += 1;
+        }
+        f.write_str(word)?;
+        column += width;
+    }
+    f.write_str("\n")
 }
 
 impl Problems {
@@ -153,8 +173,9 @@ impl Problems {
 /// Stands for a secret wherever one would be shown.
 pub(crate) const MASK: &str = "****";
 
-/// A value from outside, quoted, escaped and cut, with what may be a credential in an address masked:
-/// everything before an `@`, everything after `?` or `#`.
+/// A value from outside, quoted, escaped and cut, with what may be a credential masked: in an address all
+/// before an `@` and after `?` or `#`; anywhere what looks like the key of an Azure resource, because key
+/// and address are easily put in each other's place.
 pub(crate) fn shown(text: &str) -> String {
     const LONGEST: usize = 100;
     let (scheme, rest) = match text.split_once("://") {
@@ -169,10 +190,26 @@ pub(crate) fn shown(text: &str) -> String {
         masked.truncate(at + 1);
         masked.push_str(MASK);
     }
+    let mut masked = without_keys(&masked);
     if masked.chars().count() > LONGEST {
         masked = masked.chars().take(LONGEST).chain(['…']).collect();
     }
     format!("{masked:?}")
+}
+
+/// Azure's keys are 32 or 84 letters and digits in a row; nothing that is meant to be shown comes near.
+fn without_keys(text: &str) -> String {
+    const SHORTEST: usize = 24;
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let run = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        let after = run + rest[run..].chars().next().map_or(0, char::len_utf8);
+        masked.push_str(if run >= SHORTEST { MASK } else { &rest[..run] });
+        masked.push_str(&rest[run..after]);
+        rest = &rest[after..];
+    }
+    masked
 }
 
 /// The known word nearest to what was written, when it is near enough to be meant.

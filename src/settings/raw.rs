@@ -191,7 +191,11 @@ fn backend(table: &mut Table<'_>) -> RawBackend {
         problems.add(table.path("url"), &table.place(), "nothing", "the address of this resource");
     }
     let expected = format!("the key of this resource in {}; {KEYLESS}", table.path("api_key"));
-    if !table.unavailable("identity", &expected) && !table.has("api_key") {
+    let mut answered = false;
+    for key in ["identity", "tenant_id", "client_id", "client_secret", "scope", "authority"] {
+        answered |= table.unavailable(key, &expected);
+    }
+    if !answered && !table.has("api_key") {
         problems.add(table.path("api_key"), &table.place(), "nothing", expected);
     }
     backend

@@ -246,6 +246,10 @@ impl<'r> Table<'r> {
                     let found = shown(left.get_ref());
                     self.problems().add(path, &self.document.place(line), found, expected);
                 }
+                Ok(_) if matches!(right.get_ref(), DeValue::Table(_)) => {
+                    let expected = "a string; a name with dots stands in quotes: \"gpt-4.1\" = \"gpt-4.1\"";
+                    self.problems().add(path, &self.document.place(line), kind(right.get_ref()), expected);
+                }
                 Ok(left) => {
                     names.extend(
                         self.text(path, line, right.get_ref(), &parse).map(|there| (left, there.value)),

@@ -194,7 +194,8 @@ fn refuse_reversed(
         match (&retry.connect_timeout, &retry.deadline) {
             (Some(connect), _) => problems.refuse(connect, at_most),
             (None, Some(deadline)) => {
-                problems.refuse(deadline, "at least retry.connect_timeout, which is 5s");
+                let connect = humantime::format_duration(upstream.connect_timeout);
+                problems.refuse(deadline, format!("at least retry.connect_timeout, which is {connect}"));
             }
             (None, None) => {}
         }

@@ -90,6 +90,8 @@ fn a_text_that_is_not_toml_is_told_by_its_lines() {
 fn with_nothing_set_the_message_shows_the_lines_to_set() {
     let told = from_environment(&[("PATH", "/bin"), ("SIDESTEP_LISTEN", "0.0.0.0:8080")]).unwrap_err();
     assert_eq!(told, SettingsError::Nothing);
+    // A misspelt variable is something, and must not hide behind that message.
+    assert_eq!(keys(&from_environment(&[("BACKEND_1_URI", "https://west")])), ["BACKEND_1_URI", "backends"]);
     for word in ["BACKEND_1_URL=", "BACKEND_1_APIKEY=", "[[backends]]", "sidestep demo"] {
         assert!(told.to_string().contains(word), "{word} is missing");
     }
@@ -337,6 +339,67 @@ fn strings_are_filled_from_the_environment_and_only_once() {
     // A plain `${` can be written; here it is a character that paths do not have.
     let told = with_backend("[server]\npath_prefix = \"/$${x}\"").unwrap_err().to_string();
     assert!(told.contains("a plain path"), "{told}");
+}
+
+#[test]
+fn bounds_that_pass_each_other_are_refused_where_they_were_set() {
+    assert_eq!(keys(&with_backend("[retry]\nconnect_timeout = \"20m\"")), ["retry.connect_timeout"]);
+    assert_eq!(keys(&with_backend("[retry]\ndeadline = \"2s\"")), ["retry.deadline"]);
+    assert_eq!(keys(&with_backend("[limits]\nbuffered = \"32MiB\"")), ["limits.buffered"]);
+    assert_eq!(keys(&with_backend("[limits]\nrequest_hard_limit = \"1MiB\"")), ["limits.request_hard_limit"]);
+}
+
+#[test]
+fn toml_is_read_in_all_its_spellings() {
+    let file = "\u{feff}server.listen = '127.0.0.1:1'\r\n[limits]\r\nconnections = 20_000\r\nlanes = 0x10\r\n\
+                [[backends]]\r\nurl = 'https://east'\r\napi_key = 'k'\r\n[backends.deployments]\r\n\
+                \"gpt-4.1\" = \"there\"\r\n";
+    let settings = with_backend(file).unwrap();
+    assert_eq!(settings.listen.port(), 1);
+    assert_eq!(settings.server.connections.get(), 20_000);
+    assert_eq!(settings.pool.lanes, 16);
+    let names = [("gpt-4.1".to_owned(), "there".to_owned())];
+    assert_eq!(settings.pool.backends[0].deployments, Deployments::Named(names.into()));
+    let told = with_backend(&file.replace("\"gpt-4.1\"", "gpt-4.1")).unwrap_err();
+    assert_eq!(told.problems()[0].key, "backends[0].deployments.gpt-4");
+    assert!(told.to_string().contains("stands in quotes"), "{told}");
+}
+
+#[test]
+fn deep_and_strange_structures_are_refused_without_harm() {
+    let deep = format!("a = {}1{}", "[".repeat(20_000), "]".repeat(20_000));
+    assert!(load(&text(&deep), &variables(&[])).is_err());
+    for value in ["[1]", "{ a = 1 }", "[{ a = [] }]", "1979-05-27", "nan", "99999999999999999999999"] {
+        for key in ["server", "server.listen", "callers.keys", "backends", "retry.deadline", "limits.lanes"] {
+            assert!(load(&text(&format!("{key} = {value}")), &variables(&[])).is_err(), "{key} = {value}");
+        }
+    }
+    assert_eq!(keys(&load(&text("backends = []"), &variables(&[]))), ["backends"]);
+    assert_eq!(keys(&load(&text(""), &variables(&[]))), ["backends"]);
+}
+
+#[test]
+fn a_key_put_where_the_address_belongs_is_not_shown() {
+    let key = "0123456789abcdef0123456789abcdef";
+    let toml = format!("[[backends]]\nurl = \"{key}\"\napi_key = \"https://west.openai.azure.com\"");
+    for told in [
+        load(&text(&toml), &variables(&[])).unwrap_err(),
+        from_environment(&[("BACKEND_1_URL", key), ("BACKEND_1_APIKEY", "https://west")]).unwrap_err(),
+    ] {
+        assert!(!format!("{told}{told:?}").contains(key), "{told}");
+        assert!(told.to_string().contains("****"), "{told}");
+    }
+}
+
+#[test]
+fn other_ways_to_sign_in_are_answered_by_one_sentence() {
+    for line in ["identity = \"managed\"", "client_secret = \"hunter2\"", ""] {
+        let told = load(&text(&format!("[[backends]]\nurl = \"https://west\"\n{line}")), &variables(&[]));
+        let told = told.unwrap_err();
+        assert_eq!(told.problems().len(), 1, "{told}");
+        let expected = &told.problems()[0].expected;
+        assert!(expected.contains("backends[0].api_key") && expected.contains("not available"), "{told}");
+    }
 }
 
 #[test]
