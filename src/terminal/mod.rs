@@ -6,7 +6,7 @@
 //!
 //! Pure parts, each fed with `now`: [`status`] (the document, made harmless), `history` (samples and
 //! rates), `story` (what happened, in sentences), `view` and `rows` (the picture), `plain` (lines
-//! for a pipe), [`summary`]. Only this file reads a clock and touches the terminal, through
+//! for a pipe), [`summary()`]. Only this file reads a clock and touches the terminal, through
 //! ratatui, which draws the difference between two pictures; the terminal is given back on every
 //! way out, a panic included.
 
@@ -68,7 +68,7 @@ pub struct ViewOptions {
 pub struct Ended {
     /// Why.
     pub cause: EndCause,
-    /// The last document that came, for [`summary`].
+    /// The last document that came, for [`summary()`].
     pub last: Option<Status>,
 }
 
@@ -112,8 +112,8 @@ pub fn run_view(fetch: impl FnMut() -> Result<Status, String>, options: ViewOpti
         };
     }
     // `try_init` also makes a panic give the terminal back before its message is printed.
-    let terminal = ratatui::try_init()?;
     let _restored = Restored;
+    let terminal = ratatui::try_init()?;
     show(terminal, fetch, state, &ends)
 }
 
@@ -122,7 +122,8 @@ struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        ratatui::restore();
+        // An error here has no better place to go: the terminal is what would show it.
+        let _ = ratatui::try_restore();
     }
 }
 

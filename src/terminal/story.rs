@@ -58,10 +58,13 @@ struct Awaited {
 }
 
 /// Counted events that are joined.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug, Eq, PartialEq)]
 enum Told {
     Exhausted,
     Failed,
+    /// This backend throttled and admits nevertheless: a size mark, or a rest shorter than the time
+    /// between two documents.
+    Passing(String),
 }
 
 /// The recent events, newest first.
@@ -119,6 +122,10 @@ impl Story {
     }
 
     fn compare(&mut self, before: &Status, after: &Status, earlier: &Backend, later: &Backend) {
+        let throttled = later.throttled_total.saturating_sub(earlier.throttled_total);
+        if throttled != 0 && [earlier, later].into_iter().all(admits_everywhere) {
+            self.count(after, Told::Passing(later.name.clone()), throttled);
+        }
         if later.lanes.len() < 2 {
             let (from, to) = (Standing::of(earlier), Standing::of(later));
             self.changed(before, after, &later.name, &later.name, from, to);
@@ -204,23 +211,26 @@ impl Story {
             return;
         }
         let joined = self.events.iter().take(JOINED_AMONG).position(|event| {
-            event.told.is_some_and(|(told, _)| told == kind)
+            event.told.as_ref().is_some_and(|(told, _)| *told == kind)
                 && after.uptime_seconds - event.at < JOINED_SECONDS
         });
         let place = joined.unwrap_or_else(|| {
-            self.tell(after, Tone::Failed, String::new());
+            let tone = if matches!(kind, Told::Passing(_)) { Tone::Throttled } else { Tone::Failed };
+            self.tell(after, tone, String::new());
             0
         });
-        if let Some(event) = self.events.get_mut(place) {
-            let sum = number.saturating_add(event.told.map_or(0, |(_, sum)| sum));
-            event.told = Some((kind, sum));
-            event.text = match kind {
-                Told::Exhausted => {
-                    format!("nobody had room: {} told when to come back", words::several(sum, "caller"))
-                }
-                Told::Failed => format!("{} reached callers", words::several(sum, "failure")),
-            };
-        }
+        let Some(event) = self.events.get_mut(place) else { return };
+        let sum = number.saturating_add(event.told.as_ref().map_or(0, |(_, sum)| *sum));
+        event.text = match &kind {
+            Told::Exhausted => {
+                format!("nobody had room: {} told when to come back", words::several(sum, "caller"))
+            }
+            Told::Failed => format!("{} reached callers", words::several(sum, "failure")),
+            Told::Passing(name) => {
+                format!("{name} throttled {} and admits others", words::several(sum, "request"))
+            }
+        };
+        event.told = Some((kind, sum));
     }
 
     fn find_stand_ins(&mut self, before: &Status, after: &Status) {
@@ -258,6 +268,10 @@ impl Story {
         let at = after.uptime_seconds;
         self.events.push_front(Event { at, tone, text, number: self.numbered, awaited: None, told: None });
     }
+}
+
+fn admits_everywhere(backend: &Backend) -> bool {
+    backend.state == State::Admitting && backend.lanes.iter().all(|lane| lane.state == State::Admitting)
 }
 
 /// State and what goes with it, of a backend or a lane.

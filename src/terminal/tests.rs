@@ -1,5 +1,6 @@
 //! The picture, the lines and the summary from documents as a daemon writes them.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use ratatui::Terminal;
@@ -8,7 +9,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::{Value, json};
 
 use super::view::{self, Shown, ViewState};
-use super::{EndCause, Ends, Status, clock, plain, press, print_lines, summary};
+use super::{EndCause, Ends, Status, ViewOptions, clock, plain, press, print_lines, run_view, summary};
 
 /// One backend of a document.
 fn backend(name: &str, state: &str, remaining_ms: Option<u64>, cause: Option<&str>, served: u64) -> Value {
@@ -144,13 +145,13 @@ fn live() {
     let options = ViewOptions {
         title: "Sidestep demo".into(),
         notes: demo_notes(),
-        seconds: Some(Duration::from_secs(90)),
+        seconds: Some(Duration::from_secs(if plain { 4 } else { 90 })),
         stop: std::sync::Arc::default(),
         plain,
         colour: true,
     };
     let ended = run_view(fetch, options).unwrap();
-    panic!("{:?}\n{}", ended.cause, summary(&ended.last.unwrap()));
+    std::io::stdout().write_all(summary(&ended.last.unwrap()).as_bytes()).unwrap();
 }
 
 #[test]
@@ -160,7 +161,8 @@ fn gallery() {
     let (state, now) = demo(83, start);
     let mut pages = String::new();
     for (width, height) in [(80, 24), (120, 40), (100, 30), (40, 12)] {
-        pages += &format!("── {width}×{height}\n{}", picture(&state, now, width, height).0);
+        pages += &picture(&state, now, width, height).0;
+        pages += "──\n";
     }
     let many: Vec<_> =
         (0..200).map(|n| backend(&format!("backend-{n}"), "admitting", None, None, n * 7)).collect();
@@ -177,7 +179,7 @@ fn gallery() {
     pages += &picture(&state_of(vec![failing], start), start, 80, 24).0;
     pages += &picture(&ViewState { title: "Sidestep".into(), ..ViewState::default() }, start, 80, 24).0;
     pages += &summary(state.status.as_ref().unwrap());
-    panic!("{pages}");
+    std::io::stdout().write_all(pages.as_bytes()).unwrap();
 }
 
 #[test]
@@ -367,6 +369,40 @@ fn exhaustion_failures_and_a_restart_are_told_and_joined() {
     );
     state.observe(start, at(0.1, 0, 0));
     assert_eq!(texts(&state)[0], "Sidestep was restarted");
+}
+
+#[test]
+fn a_429_without_a_rest_is_told_once_with_a_growing_count() {
+    let start = clock();
+    let at = |uptime, throttled: u64| {
+        let mut west = backend("west", "admitting", None, None, 9);
+        west["throttled_total"] = throttled.into();
+        document(uptime, 0, &[west])
+    };
+    let state = state_of(vec![at(1.0, 0), at(1.2, 1), at(1.4, 3), at(9.0, 4)], start);
+    let texts: Vec<_> = state.story.events().map(|event| event.text.as_str()).collect();
+    assert_eq!(
+        texts,
+        ["west throttled 1 request and admits others", "west throttled 3 requests and admits others"]
+    );
+}
+
+#[test]
+fn a_lane_is_told_by_its_name_where_a_backend_has_several() {
+    let start = clock();
+    let at = |uptime, state: &str, left: Option<u64>| {
+        let mut west = backend("west", "admitting", None, None, 9);
+        west["lanes"] = json!([
+            { "deployment": "gpt-4o", "state": state, "remaining_ms": left, "total_ms": 10_000, "cause": "message" },
+            { "deployment": "embed", "state": "admitting" },
+        ]);
+        document(uptime, 0, &[west])
+    };
+    let state = state_of(vec![at(1.0, "admitting", None), at(1.2, "cooling", Some(9_850))], start);
+    let texts: Vec<_> = state.story.events().map(|event| event.text.as_str()).collect();
+    assert_eq!(texts, ["west/gpt-4o throttled and is given 10.0 s of rest (message)"]);
+    let (text, _) = picture(&state, start, 80, 24);
+    assert!(text.contains("◐ gpt-4o 9.8 s") && text.contains("● embed"), "{text}");
 }
 
 #[test]

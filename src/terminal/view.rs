@@ -280,15 +280,17 @@ fn keys(width: usize, palette: Palette) -> Line<'static> {
         Span::styled("↑ ↓", palette.bold()),
         Span::styled(" scroll", palette.dim()),
     ];
-    let right = vec![
-        Span::styled("each column a second:  ", palette.dim()),
-        Span::styled("▅", palette.good()),
-        Span::styled(" served  ", palette.dim()),
-        Span::styled("×", palette.throttled()),
-        Span::styled(" 429  ", palette.dim()),
-        Span::styled("─", palette.throttled()),
-        Span::styled(" cooling", palette.dim()),
+    let mut right = vec![Span::styled("each column a second:", palette.dim())];
+    let marks = [
+        ("▅", " served", palette.good()),
+        ("×", " 429", palette.throttled()),
+        ("─", " cooling", palette.throttled()),
+        ("!", " failed", palette.failed()),
+        ("═", " resting", palette.failed()),
     ];
+    for (mark, word, style) in marks.into_iter().take(if 92 <= width { 5 } else { 3 }) {
+        right.extend([Span::raw("  "), Span::styled(mark, style), Span::styled(word, palette.dim())]);
+    }
     spread(left, right, width)
 }
 
@@ -340,4 +342,38 @@ fn pieces(note: &str, command: bool) -> Vec<&str> {
     })
     .filter(|piece| !piece.is_empty())
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrapped_command_is_still_the_same_command() {
+        let command =
+            "curl http://127.0.0.1:8080/v1/x -H 'a: b c' --json '{\"content\":\"one two three four\"}'";
+        for width in 1..120 {
+            let lines = wrap(command, width);
+            let joined = lines.join("\n").replace("\\\n", "");
+            assert_eq!(joined, command, "at {width}");
+        }
+        assert_eq!(wrap(command, 44)[0], "curl http://127.0.0.1:8080/v1/x -H \\");
+    }
+
+    #[test]
+    fn prose_is_wrapped_between_words() {
+        assert_eq!(wrap("windows are 10 s long", 11), ["windows are", "10 s long"]);
+        assert_eq!(wrap("", 11), [""]);
+    }
+
+    #[test]
+    fn a_command_that_does_not_fit_whole_is_left_out() {
+        let notes_of = |text: &str, width, room| {
+            let state = ViewState { notes: vec![text.into(), "short".into()], ..ViewState::default() };
+            notes(&state, width, room, Palette::new(false)).len()
+        };
+        assert_eq!(notes_of("curl http://127.0.0.1:8080/a-long-path", 20, 9), 1);
+        assert_eq!(notes_of("curl http://127.0.0.1:8080/ -v -i -k", 32, 1), 1);
+        assert_eq!(notes_of("curl http://127.0.0.1:8080/ -v -i -k", 32, 3), 3);
+    }
 }

@@ -15,7 +15,7 @@ pub(super) fn harmless(text: &str) -> String {
         match character {
             '\t' | '\n' | '\r' => clean.extend(character.escape_default()),
             _ if character.is_control() || is_invisible(character) => {
-                clean.extend(character.escape_unicode())
+                clean.extend(character.escape_unicode());
             }
             _ => clean.push(character),
         }
