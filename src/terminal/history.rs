@@ -135,6 +135,11 @@ impl History {
         })
     }
 
+    /// Whole seconds known of the backend that is known longest.
+    pub(super) fn seconds(&self) -> usize {
+        self.tracks.values().map(|track| track.samples.len()).max().unwrap_or(0)
+    }
+
     /// The most that any backend served in one of the last `length` seconds: one scale for all strips.
     pub(super) fn peak(&self, length: usize) -> u64 {
         self.tracks

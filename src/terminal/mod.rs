@@ -232,7 +232,7 @@ fn print_lines(
         }
         if let Some(status) = state.status.as_ref().filter(|_| next_line <= clock() && state.is_current()) {
             writeln!(out, "{}", plain::line(&state, status))?;
-            next_line = clock() + LINE_EVERY;
+            next_line = clock().max(next_line + LINE_EVERY);
         }
         out.flush()?;
         std::thread::sleep(DRAW_EVERY);

@@ -78,6 +78,11 @@ impl Columns {
     }
 }
 
+/// The scale of all strips.
+pub(super) fn peak(state: &ViewState, columns: &Columns) -> u64 {
+    state.history.peak(columns.strip()).max(SCALE_FLOOR)
+}
+
 /// The table's head: how many admit, and the columns' names.
 pub(super) fn head(state: &ViewState, columns: &Columns, shown: &str, palette: Palette) -> Line<'static> {
     let backends = state.status.as_ref().map_or(&[][..], |status| &status.backends);
@@ -103,17 +108,16 @@ pub(super) fn head(state: &ViewState, columns: &Columns, shown: &str, palette: P
     spread(left, right.collect(), columns.width)
 }
 
-/// One backend in `height` lines (1 to 3).
+/// One backend in `height` lines (1 to 3), its bars on the scale of `peak`.
 pub(super) fn backend(
     state: &ViewState,
     backend: &Backend,
     columns: &Columns,
-    height: usize,
+    (height, peak): (usize, u64),
     palette: Palette,
     now: Instant,
 ) -> Vec<Line<'static>> {
     let track = state.history.track(&backend.name);
-    let peak = state.history.peak(columns.strip()).max(SCALE_FLOOR);
     let mut left = vec![
         Span::styled(format!("{} ", sign(backend.state)), palette.state(backend.state)),
         Span::styled(pad(&backend.name, columns.name - 2), palette.bold()),
@@ -134,7 +138,7 @@ pub(super) fn backend(
         let aside = Some(aside(backend)).filter(|aside| 12 < columns.name || aside.len() + 3 <= columns.name);
         let aside = format!("  {}", aside.unwrap_or_default());
         let mut past = vec![Span::styled(pad(&aside, columns.name), palette.dim())];
-        past.extend(strip(track, columns.strip(), peak, palette));
+        past.extend(strip(track, columns.strip().min(state.history.seconds()), peak, palette));
         lines.push(Line::from(past));
     }
     if 3 <= height {
@@ -159,7 +163,7 @@ fn standing(
     let room = columns.middle().saturating_sub(WORD);
     let Some(remaining) = state.remaining(backend.remaining_ms, now) else {
         if let Some(peak) = single.filter(|_| 8 <= room) {
-            spans.extend(strip(track, (room - 2).min(STRIP), peak, palette));
+            spans.extend(strip(track, (room - 2).min(STRIP).min(state.history.seconds()), peak, palette));
         }
         return spans;
     };
@@ -185,10 +189,11 @@ fn gauge(remaining: Duration, whole: Duration, width: usize) -> (String, String)
     (full, "·".repeat(width - halves.div_ceil(2)))
 }
 
-/// A column per second, the newest at the right; bars are requests served.
+/// A column per second of the last `length`; bars are requests served. All strips cover the same
+/// seconds: it grows to the right until it is full, then moves left.
 fn strip(track: Option<&Track>, length: usize, peak: u64, palette: Palette) -> Vec<Span<'static>> {
     let samples: Vec<Sample> = track.into_iter().flat_map(|track| track.recent(length)).collect();
-    let mut spans = vec![Span::raw(" ".repeat(length - samples.len()))];
+    let mut spans = vec![Span::raw(" ".repeat(length.saturating_sub(samples.len())))];
     spans.extend(samples.into_iter().map(|sample| mark(sample, peak, palette)));
     spans
 }

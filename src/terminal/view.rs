@@ -147,7 +147,7 @@ fn title(state: &ViewState, width: usize, palette: Palette) -> Line<'static> {
     left.push(Span::raw(format!("   {}", words::cut(&status.listen, room))));
     spread(
         left,
-        vec![Span::styled(format!("up {}", words::clock(status.uptime_seconds)), palette.dim())],
+        vec![Span::styled(format!("  up {}", words::clock(status.uptime_seconds)), palette.dim())],
         width,
     )
 }
@@ -224,8 +224,9 @@ fn table(
             if page < backends.len() { format!("{}–{}", first + 1, first + page) } else { String::new() };
         lines.push(rows::head(state, &columns, &range, palette));
     }
+    let peak = rows::peak(state, &columns);
     for backend in backends.iter().skip(first).take(page) {
-        lines.extend(rows::backend(state, backend, &columns, height, palette, now));
+        lines.extend(rows::backend(state, backend, &columns, (height, peak), palette, now));
     }
     lines.truncate(room);
     if height < 3 && lines.len() < room && 8 <= room {
