@@ -17,6 +17,9 @@ pub enum BodyProblem {
     /// Readers differ on which of two counts.
     #[error("the body names the model more than once")]
     TwoModels,
+    /// Readers differ on where the parts of a multipart body begin, or on what they are called.
+    #[error("the multipart body is not well formed")]
+    Parts,
 }
 
 /// A name in a body and where it stands.

@@ -1,4 +1,7 @@
 //! The `model` field of a `multipart/form-data` body (audio, image edits).
+//!
+//! Strict where lenient readers might find another field than we do: bare line feeds before a boundary, parts
+//! without an end of their headers and doubled names are refused, so that no name slips past the permissions.
 
 use std::ops::Range;
 
@@ -7,7 +10,7 @@ use memchr::memmem;
 
 use super::body::{BodyProblem, Name};
 
-/// Longest header block of one part, in bytes; beyond it the part is not understood.
+/// Longest header block of one part, in bytes.
 const HEADERS: usize = 8 * 1024;
 
 /// The boundary in a `content-type`, if that is `multipart/form-data`.
@@ -20,30 +23,28 @@ pub fn multipart_boundary(content_type: &str) -> Option<String> {
     String::from_utf8(value).ok().filter(|boundary| (1..=70).contains(&boundary.len()))
 }
 
-/// The field `model` of a whole multipart body. What is no multipart body has none.
+/// The field `model` of a whole multipart body.
 ///
 /// # Errors
-/// Two such fields.
+/// Two such fields, and whatever readers might take in different ways.
 pub fn multipart_model(body: &[u8], boundary: &str) -> Result<Option<Name>, BodyProblem> {
-    let delimiter = format!("\r\n--{boundary}");
+    let delimiter = format!("\n--{boundary}");
     let finder = memmem::Finder::new(delimiter.as_bytes());
     let mut found = None;
-    let mut at = if body.starts_with(&delimiter.as_bytes()[2..]) {
-        delimiter.len() - 2
-    } else {
-        match finder.find(body) {
-            Some(start) => start + delimiter.len(),
-            None => return Ok(None),
+    let mut part = body.starts_with(&delimiter.as_bytes()[1..]).then_some(delimiter.len() - 1);
+    for end in finder.find_iter(body) {
+        if end == 0 || body[end - 1] != b'\r' {
+            return Err(BodyProblem::Parts);
         }
-    };
-    while let Some(end) = finder.find(&body[at..]).map(|length| at + length) {
-        if let Some(range) = model_part(body, at..end)? {
+        if let Some(start) = part
+            && let Some(range) = model_part(body, start..end - 1)?
+        {
             let value = String::from_utf8_lossy(&body[range.clone()]).into_owned();
             if found.replace(Name { range, value }).is_some() {
                 return Err(BodyProblem::TwoModels);
             }
         }
-        at = end + delimiter.len();
+        part = Some(end + delimiter.len());
     }
     Ok(found)
 }
@@ -58,9 +59,9 @@ pub fn replace_multipart_model(body: &Bytes, range: Range<usize>, new_name: &str
 
 /// The content of the part between two delimiters, if its field is `model`.
 fn model_part(body: &[u8], part: Range<usize>) -> Result<Option<Range<usize>>, BodyProblem> {
-    let text = &body[part.clone()];
+    let text = body.get(part.clone()).ok_or(BodyProblem::Parts)?;
     let head = &text[..text.len().min(HEADERS)];
-    let Some(end) = memmem::find(head, b"\r\n\r\n") else { return Ok(None) };
+    let end = memmem::find(head, b"\r\n\r\n").ok_or(BodyProblem::Parts)?;
     let mut is_model = false;
     for line in head[..end].split(|byte| *byte == b'\n') {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
@@ -68,13 +69,13 @@ fn model_part(body: &[u8], part: Range<usize>) -> Result<Option<Range<usize>>, B
             continue;
         }
         let rest = memchr::memchr(b';', line).and_then(|at| line.get(at + 1..)).unwrap_or_default();
-        let name = parameter(rest, "name").map_err(|()| BodyProblem::TwoModels)?;
+        let name = parameter(rest, "name").map_err(|()| BodyProblem::Parts)?;
         is_model |= name.is_some_and(|name| name.eq_ignore_ascii_case(b"model"));
     }
     Ok(is_model.then_some(part.start + end + 4..part.end))
 }
 
-/// One parameter of `a=b; c="d"`; an error if it is given twice.
+/// One parameter of `a=b; c="d"`; an error if it is given twice, or in the extended form `a*=`.
 fn parameter(text: &[u8], wanted: &str) -> Result<Option<Vec<u8>>, ()> {
     let mut rest = text.trim_ascii();
     let mut found = None;
@@ -85,7 +86,8 @@ fn parameter(text: &[u8], wanted: &str) -> Result<Option<Vec<u8>>, ()> {
             Some(b'=') => value(&rest[key_end + 1..]),
             _ => (Vec::new(), &rest[key_end..]),
         };
-        if key.eq_ignore_ascii_case(wanted.as_bytes()) && found.replace(value).is_some() {
+        let (key, extended) = key.strip_suffix(b"*").map_or((key, false), |key| (key, true));
+        if key.eq_ignore_ascii_case(wanted.as_bytes()) && (extended || found.replace(value).is_some()) {
             return Err(());
         }
         rest = memchr::memchr(b';', after).map_or(&[][..], |at| after[at + 1..].trim_ascii());
@@ -129,25 +131,34 @@ mod tests {
     }
 
     #[test]
-    fn two_fields_or_two_names_are_a_problem() {
+    fn two_fields_are_a_problem() {
         let two = BODY
             .replace("--xyz--", "--xyz\r\ncontent-disposition: form-data; name=Model\r\n\r\nb\r\n--xyz--");
         assert_eq!(multipart_model(two.as_bytes(), "xyz"), Err(BodyProblem::TwoModels));
-        let doubled = BODY.replace("name=\"model\"", "name=\"x\"; name=\"model\"");
-        assert_eq!(multipart_model(doubled.as_bytes(), "xyz"), Err(BodyProblem::TwoModels));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let hidden = "\n--xyz\nContent-Disposition: form-data; name=\"model\"\n\nhidden";
+        for body in [
+            BODY.replace("name=\"model\"", "name=\"x\"; name=\"model\""),
+            BODY.replace("name=\"model\"", "name*=utf-8''model"),
+            BODY.replace("RIFF", hidden),
+            BODY.replace("name=\"model\"\r\n", "name=\"model\""),
+            BODY.replace("name=\"model\"", &format!("name=\"model\"\r\nX: {}", "a".repeat(HEADERS))),
+        ] {
+            assert_eq!(multipart_model(body.as_bytes(), "xyz"), Err(BodyProblem::Parts), "{body:?}");
+        }
     }
 
     #[test]
     fn a_body_without_the_field_has_no_model() {
-        for body in [
-            "",
-            "--xyz",
-            "--xyz--",
-            "RIFF",
-            "--xyz\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ncut",
-        ] {
+        let cut = "--xyz\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ncut";
+        for body in ["", "--xyz", "--xyz--", "RIFF", cut] {
             assert_eq!(multipart_model(body.as_bytes(), "xyz"), Ok(None), "{body:?}");
         }
+        let preamble = format!("preamble\r\n{BODY}epilogue");
+        assert_eq!(multipart_model(preamble.as_bytes(), "xyz").unwrap().unwrap().value, "whisper");
     }
 
     #[test]
@@ -167,7 +178,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_panics(body in "(--b|--|\r\n|Content-Disposition:|;|name=|\"|model|\\\\|\\PC){0,30}") {
+        fn no_body_panics(body in "(--b|--|\r\n|\n|Content-Disposition:|;|name=|\"|model|\\\\|\\PC){0,30}") {
             let _ = multipart_model(body.as_bytes(), "b");
             let _ = multipart_boundary(&body);
         }

@@ -1,6 +1,7 @@
 //! The path of a request: what we let through, what it becomes upstream, which deployment it names.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
 use http::{Method, StatusCode};
@@ -69,7 +70,7 @@ impl PathProblem {
 }
 
 /// Where a request goes, whatever the backend. Borrows from the request's target.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Route<'a> {
     /// What it asks for.
     pub operation: Operation,
@@ -84,6 +85,18 @@ pub struct Route<'a> {
     deployment_at: Option<Range<usize>>,
     rest_at: usize,
     query: Option<&'a str>,
+}
+
+impl fmt::Debug for Route<'_> {
+    /// Without the query, which may hold the caller's key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route")
+            .field("operation", &self.operation)
+            .field("deployment", &self.deployment)
+            .field("query_deployment", &self.query_deployment)
+            .field("upstream_path", &self.upstream_path(None))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Route<'_> {
@@ -476,6 +489,7 @@ mod tests {
         assert_eq!(route.query_deployment.as_deref(), Some("rt"));
         assert_eq!(route.upstream_query(Some("there")).as_deref(), Some("api-version=V&deployment=there"));
         assert_eq!(route.upstream_query(None).as_deref(), Some("api-version=V&deployment=rt"));
+        assert!(!format!("{route:?}").contains("api-key"), "the caller's key stays out of Debug");
     }
 
     #[test]
