@@ -178,6 +178,10 @@ fn responses(reads: bool, posts: bool, b: &str, c: &str) -> Operation {
 
 /// Whether a path segment, percent-decoded and in lower case, is this word.
 pub(super) fn same(segment: &str, word: &str) -> bool {
+    // An escape makes a segment longer than what it stands for, by two for each.
+    if segment.len() < word.len() + 2 {
+        return segment.eq_ignore_ascii_case(word);
+    }
     let mut word = word.bytes();
     percent_encoding::percent_decode_str(segment)
         .all(|byte| word.next().is_some_and(|expected| byte.eq_ignore_ascii_case(&expected)))

@@ -201,6 +201,7 @@ fn guard(path: &str) -> Result<(), PathProblem> {
     }
     let bytes = path.as_bytes();
     let mut at = 0;
+    let mut dubious = false;
     while let Some(byte) = bytes.get(at) {
         match byte {
             b'%' => {
@@ -208,24 +209,23 @@ fn guard(path: &str) -> Result<(), PathProblem> {
                 let (Some(high), Some(low)) = (hex(at + 1), hex(at + 2)) else {
                     return Err(PathProblem::Malformed);
                 };
-                // An encoded percent sign is the first half of a double encoding; no name has one.
-                if matches!(high * 16 + low, 0..=0x1f | 0x25 | 0x2f | 0x5c | 0x7f) {
+                // An encoded percent sign is the first half of a double encoding; `;` begins path parameters,
+                // which some servers cut off. No name has either.
+                if matches!(high * 16 + low, 0..=0x1f | 0x25 | 0x2f | 0x3b | 0x5c | 0x7f) {
                     return Err(PathProblem::Malformed);
                 }
+                dubious = true;
                 at += 3;
             }
-            0..=0x20 | 0x7f.. | b'\\' | b'?' | b'#' => return Err(PathProblem::Malformed),
-            _ => at += 1,
+            0..=0x20 | 0x7f.. | b'\\' | b'?' | b'#' | b';' => return Err(PathProblem::Malformed),
+            _ => {
+                dubious |= *byte == b'.' && bytes[at - 1] == b'/';
+                at += 1;
+            }
         }
     }
-    let dots = |segment: &str| {
-        // `..;x` is a dot segment to servers that know path parameters.
-        let mut name = percent_decode_str(segment).take_while(|byte| *byte != b';');
-        let name = [name.next(), name.next(), name.next()];
-        matches!(name, [Some(b'.'), None, _] | [Some(b'.'), Some(b'.'), None])
-    };
-    let mut suspects = path.split('/').filter(|segment| segment.starts_with(['.', '%']));
-    if suspects.any(dots) { Err(PathProblem::Malformed) } else { Ok(()) }
+    let dots = |segment: &str| same(segment, ".") || same(segment, "..");
+    if dubious && path.split('/').any(dots) { Err(PathProblem::Malformed) } else { Ok(()) }
 }
 
 fn collapse(path: &str) -> Cow<'_, str> {
@@ -396,6 +396,7 @@ mod tests {
             "/openai/v1/%2e/x",
             "/openai/v1/..",
             "/openai/v1/..;a/x",
+            "/openai/deployments;a/secret/x",
             "/openai/v1/%2e%2e%3bx/y",
             "/openai/deployments/a%2fb/chat/completions",
             "/openai/deployments/a%5Cb/x",

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
+use memchr::memmem;
 use serde_json::Value;
 
 use super::json::{Kind, Members, Step};
@@ -195,7 +196,10 @@ impl EventScanner {
 
 /// The lines of an event that are not empty.
 fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
-    event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty())
+    let ends = memchr::memchr2_iter(b'\n', b'\r', event).chain([event.len()]);
+    let mut start = 0;
+    let lines = ends.map(move |end| &event[std::mem::replace(&mut start, end + 1)..end]);
+    lines.filter(|line| !line.is_empty())
 }
 
 fn classify(api: Api, event: &[u8]) -> EventKind {
@@ -228,16 +232,14 @@ fn classify(api: Api, event: &[u8]) -> EventKind {
     match api {
         Api::Chat => chat(name, &data),
         Api::Responses => response(name, &data),
-        Api::Other if name == b"error" => EventKind::Error(error(&data)),
-        Api::Other => match top(&data) {
-            Top { error: true, .. } => EventKind::Error(error(&data)),
-            Top { kind: Some(kind), .. } if kind == "error" => EventKind::Error(error(&data)),
-            Top { .. } => EventKind::Content,
-        },
+        Api::Other => other(name, &data),
     }
 }
 
 fn chat(name: &[u8], data: &[u8]) -> EventKind {
+    if name.is_empty() && is_plain_chunk(data) {
+        return EventKind::Content;
+    }
     let top = top(data);
     if name == b"error" || top.error {
         EventKind::Error(error(data))
@@ -248,41 +250,64 @@ fn chat(name: &[u8], data: &[u8]) -> EventKind {
     }
 }
 
+/// Nearly every event of a chat, told without reading it whole: choices, and no word of an error.
+fn is_plain_chunk(data: &[u8]) -> bool {
+    const CHOICES: &[u8] = b"\"choices\":[";
+    let at = if data.get(1..=CHOICES.len()) == Some(CHOICES) { Some(1) } else { memmem::find(data, CHOICES) };
+    at.and_then(|at| data.get(at + CHOICES.len())) == Some(&b'{')
+        && memmem::find(data, b"\"error\"").is_none()
+}
+
 fn response(name: &[u8], data: &[u8]) -> EventKind {
-    let told;
-    let kind = if name.is_empty() {
-        told = top(data);
-        if told.kind.is_none() && told.error {
-            return EventKind::Error(error(data));
-        }
-        told.kind.as_deref().map_or(&b""[..], str::as_bytes)
-    } else {
-        name
-    };
-    match kind {
+    let kind = if name.is_empty() { kind(data) } else { Cow::Borrowed(name) };
+    match &*kind {
         b"response.created" | b"response.queued" | b"response.in_progress" => EventKind::Prelude,
         b"response.failed" | b"error" => EventKind::Error(error(data)),
         b"response.completed" | b"response.incomplete" | b"response.cancelled" => EventKind::Done,
+        b"" if top(data).error => EventKind::Error(error(data)),
         _ => EventKind::Content,
     }
 }
 
+fn other(name: &[u8], data: &[u8]) -> EventKind {
+    let failed = name == b"error"
+        || match &*kind(data) {
+            b"" => top(data).error,
+            kind => kind == b"error",
+        };
+    if failed { EventKind::Error(error(data)) } else { EventKind::Content }
+}
+
+/// The `type` of an event's data, empty if it has none; read no further than it stands.
+fn kind(data: &[u8]) -> Cow<'_, [u8]> {
+    let mut members = Members::of(data);
+    while let Step::Member(member) = members.next() {
+        if &*member.key(data) == b"type"
+            && let Some(kind) = member.string(data)
+        {
+            return match kind {
+                Cow::Borrowed(kind) => Cow::Borrowed(kind.as_bytes()),
+                Cow::Owned(kind) => Cow::Owned(kind.into_bytes()),
+            };
+        }
+    }
+    Cow::Borrowed(b"")
+}
+
 /// What the top level of an event's data says.
 #[derive(Default)]
-struct Top<'a> {
-    kind: Option<Cow<'a, str>>,
+struct Top {
     /// There is an `error` that is not null.
     error: bool,
     /// `choices` is there and empty.
     no_choices: bool,
 }
 
-fn top(data: &[u8]) -> Top<'_> {
+fn top(data: &[u8]) -> Top {
     let mut top = Top::default();
     let mut members = Members::of(data);
     while let Step::Member(member) = members.next() {
         match &*member.key(data) {
-            b"type" => top.kind = member.string(data),
             b"error" => top.error = matches!(member.kind, Kind::Object | Kind::String),
             b"choices" => {
                 let inner = member.text(data).strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
@@ -530,6 +555,12 @@ mod tests {
         for (api, text, class) in table {
             assert_eq!(only_error(api, text).class, class, "{text}");
         }
+        let unfiltered = "data: {\"choices\":[{\"content_filter_results\":{\"error\":{\"code\":\"content_filter_error\"}}}]}\n\n";
+        assert_eq!(kinds(Api::Chat, unfiltered), [EventKind::Content]);
+        let late = "data: {\"choices\":[{}],\"error\":{\"code\":\"429\"}}\n\n";
+        assert_eq!(only_error(Api::Chat, late).class, ErrorClass::RateLimited);
+        let untyped = "data: {\"x\":1,\"type\":\"response.created\"}\n\n";
+        assert_eq!(kinds(Api::Responses, untyped), [EventKind::Prelude]);
         assert_eq!(kinds(Api::Chat, "data: {\"error\":null,\"choices\":[{}]}\n\n"), [EventKind::Content]);
     }
 
