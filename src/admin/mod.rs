@@ -324,4 +324,35 @@ mod tests {
         let expected = [("west europe", true), ("west europe", true), ("west", false), ("nowhere", true)];
         assert_eq!(*drained.borrow(), expected.map(|(name, to)| (name.to_owned(), to)));
     }
+
+    /// One request over a real socket, closed by the server after the answer.
+    fn over_a_socket(request: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        use crate::net::server::{ServerLimits, Stop, serve};
+
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let admin = Rc::new(admin("127.0.0.1:9080", None, &Rc::default()));
+            let (_run, stop) = tokio::sync::watch::channel(Stop::Run);
+            tokio::task::spawn_local(serve(listener, admin, ServerLimits::default(), stop));
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        })
+    }
+
+    #[test]
+    fn it_answers_over_a_real_socket() {
+        let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let answer = over_a_socket(&format!("GET /metrics {head}"));
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n# EOF\n"), "{answer}");
+        let answer = over_a_socket(&format!("HEAD /metrics {head}"));
+        assert!(answer.contains("content-length: 6\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
 }

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::telemetry::metrics::Totals;
+
 /// The whole document.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusDocument {
@@ -57,6 +59,30 @@ pub struct TokensStatus {
     pub cached_total: u64,
     /// Of answers.
     pub completion_total: u64,
+}
+
+impl From<&Totals> for CallersStatus {
+    fn from(totals: &Totals) -> Self {
+        Self {
+            requests_total: totals.requests,
+            succeeded_total: totals.succeeded,
+            failed_total: totals.failed,
+            throttled_total: totals.throttled,
+            in_flight: totals.in_flight,
+            failovers_total: totals.failovers,
+            exhausted_total: totals.exhausted,
+        }
+    }
+}
+
+impl From<&Totals> for TokensStatus {
+    fn from(totals: &Totals) -> Self {
+        Self {
+            prompt_total: totals.prompt_tokens,
+            cached_total: totals.cached_tokens,
+            completion_total: totals.completion_tokens,
+        }
+    }
 }
 
 /// One backend.

@@ -37,8 +37,10 @@ pub fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {
         Ok(address) => address.to_canonical().is_loopback(),
         Err(_) => {
-            let host = host.to_ascii_lowercase();
-            host == "localhost" || host.ends_with(".localhost")
+            const NAME: &[u8] = b".localhost";
+            let host = host.as_bytes();
+            let end = &host[host.len().saturating_sub(NAME.len())..];
+            host.eq_ignore_ascii_case(&NAME[1..]) || end.eq_ignore_ascii_case(NAME)
         }
     }
 }

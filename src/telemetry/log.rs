@@ -51,6 +51,9 @@ impl FromStr for Directives {
     type Err = DirectiveProblem;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim().is_empty() {
+            return Err(DirectiveProblem { found: String::new() });
+        }
         let mut targets = Targets::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let problem = || DirectiveProblem { found: part.to_owned() };
@@ -334,6 +337,7 @@ mod tests {
     fn a_misspelt_level_is_refused_and_not_taken_for_a_target() {
         assert_eq!("inof".parse::<Directives>().unwrap_err().found, "inof");
         assert_eq!("info,sidestep=loud".parse::<Directives>().unwrap_err().found, "sidestep=loud");
+        assert!("".parse::<Directives>().is_err(), "nothing is not a level");
         let quiet: Directives = "off, sidestep::access=info".parse().unwrap();
         assert!(quiet.enables("sidestep::access", Level::INFO));
         assert!(!quiet.enables("sidestep::proxy", Level::ERROR));

@@ -1,6 +1,5 @@
 //! The `OpenMetrics` document.
 
-use std::collections::BTreeSet;
 use std::fmt::Error;
 
 use prometheus_client::collector::Collector;
@@ -187,19 +186,12 @@ impl Scrape {
         Ok(())
     }
 
-    /// The lanes that get series: a name that only a caller has used, and no backend has confirmed, gets none.
+    /// The lanes that get series, each with its labels.
     fn lanes(&self) -> Vec<(String, String, &LaneGauge)> {
-        let known: BTreeSet<&str> = self.deployments.iter().map(String::as_str).collect();
-        let mut lanes = Vec::new();
-        for backend in &self.pool.backends {
-            for lane in &backend.lanes {
-                let deployment = label(&lane.deployment);
-                let unconfirmed = matches!(lane.state, "admitting" | "absent");
-                if lanes.len() < SETS && (known.contains(&*deployment) || !unconfirmed) {
-                    lanes.push((label(&backend.name), deployment, lane));
-                }
-            }
-        }
-        lanes
+        let all = self.pool.backends.iter().flat_map(|backend| {
+            let name = label(&backend.name);
+            backend.lanes.iter().map(move |lane| (name.clone(), label(&lane.deployment), lane))
+        });
+        all.filter(|(_, _, lane)| lane.known).take(SETS).collect()
     }
 }

@@ -87,6 +87,9 @@ pub struct BackendGauge {
 pub struct LaneGauge {
     /// The deployment; empty for the unnamed lane.
     pub deployment: Arc<str>,
+    /// From the settings, or a backend has answered to it; otherwise a caller may have invented the name, and the
+    /// lane gets no series.
+    pub known: bool,
     /// One of [`STATES`].
     pub state: &'static str,
     /// Time until it admits again.
@@ -459,6 +462,7 @@ mod tests {
         let metrics = Metrics::new();
         let lane = |deployment: &str, state, seconds: u64| LaneGauge {
             deployment: deployment.into(),
+            known: state != "absent",
             state,
             remaining: (seconds > 0).then(|| Duration::from_secs(seconds)),
         };
