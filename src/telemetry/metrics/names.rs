@@ -43,8 +43,14 @@ impl Names {
         if !earned || table.numbers.len() >= NAMES {
             return None;
         }
-        let number = NameId::try_from(table.labels.len()).expect("bounded by NAMES");
-        table.labels.push(label(name));
+        // Two names with one label share its number (a deployment called `other`, names that differ after the
+        // cut): twice the same series would make the whole document invalid.
+        let label = label(name);
+        let at = table.labels.iter().position(|known| *known == label).unwrap_or_else(|| {
+            table.labels.push(label);
+            table.labels.len() - 1
+        });
+        let number = NameId::try_from(at).expect("bounded by NAMES");
         table.numbers.insert(name.into(), number);
         Some(number)
     }
@@ -93,6 +99,17 @@ mod tests {
         assert_eq!(two.number(&names, Some("gpt-4o"), false), number);
         assert_eq!(two.number(&names, None, true), NONE);
         assert_eq!(names.labels()[usize::from(number)], "gpt-4o");
+    }
+
+    #[test]
+    fn names_with_one_label_share_one_series() {
+        let names = Names::new("anonymous");
+        let mut met = Met::default();
+        assert_eq!(met.number(&names, Some("other"), true), OTHER);
+        assert_eq!(met.number(&names, Some("anonymous"), true), NONE);
+        let long = "n".repeat(250);
+        let one = met.number(&names, Some(&long), true);
+        assert_eq!(met.number(&names, Some(&(long + "x")), true), one);
     }
 
     #[test]
