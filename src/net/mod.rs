@@ -9,6 +9,7 @@
 //! Measured, this costs 10–15 % less CPU per request than a multi-thread runtime, and nothing on the request
 //! path takes a lock of this room's.
 
+pub mod authority;
 pub mod connect;
 mod idle;
 mod pacing;

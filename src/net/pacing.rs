@@ -150,19 +150,22 @@ mod tests {
         let (mut far, near) = duplex(64);
         let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE);
         let start = Instant::now();
-        let reading = tokio::spawn(async move {
+        let reading = async {
             let mut buf = [0; 8];
             loop {
                 if let Err(error) = paced.read(&mut buf).await {
                     return error.kind();
                 }
             }
-        });
-        tokio::time::sleep(Duration::from_secs(100)).await;
-        far.write_all(b"G").await.unwrap();
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        far.write_all(b"E").await.unwrap();
-        assert_eq!(reading.await.unwrap(), std::io::ErrorKind::TimedOut);
+        };
+        let writing = async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            far.write_all(b"G").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            far.write_all(b"E").await.unwrap();
+        };
+        let (cut, ()) = tokio::join!(reading, writing);
+        assert_eq!(cut, std::io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), 110);
     }
 
