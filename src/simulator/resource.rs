@@ -1,0 +1,498 @@
+//! One resource: what it remembers, and one request from top to bottom.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::answer::{self, Answer};
+use super::body::{AnswerBody, Severing, Visit};
+use super::control::{Counters, RecordedRequest, door};
+use super::fault::{Fault, FaultRule, Severed, take};
+use super::quota::{Decision, Levels, Limit, Quota};
+use super::reply::Outcome;
+use super::request::{Ask, Route, Target, hash, hash_bytes, route};
+use super::settings::{ModelKind, Occupation, ResourceSettings};
+use super::{errors, head};
+
+/// Larger bodies are refused, as Azure does with its own limits.
+const LARGEST_BODY: usize = 64 * 1024 * 1024;
+
+/// Stored responses that can be read again; older ones are forgotten.
+const STORED: usize = 256;
+
+/// Vectors of `text-embedding-3-small`; `dimensions` asks for fewer.
+const DIMENSIONS: usize = 1_536;
+
+/// A resource and all it remembers.
+#[derive(Debug)]
+pub(super) struct Resource {
+    pub(super) settings: ResourceSettings,
+    pub(super) region: HeaderValue,
+    pub(super) clock: Clock,
+    seed: u64,
+    state: Mutex<State>,
+    refusing: watch::Sender<bool>,
+    /// The fixed answers of a `canned` resource, whole and as events.
+    canned: OnceLock<(Bytes, Vec<Bytes>)>,
+}
+
+/// When the simulator began, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) began: Instant,
+    /// Unix time, seconds.
+    pub(super) unix: u64,
+    pub(super) now: fn() -> Instant,
+}
+
+/// Everything that changes.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) counters: Counters,
+    pub(super) recorded: VecDeque<RecordedRequest>,
+    quotas: HashMap<String, Quota>,
+    faults: Vec<FaultRule>,
+    occupied: Vec<Occupation>,
+    stored: VecDeque<(String, Bytes)>,
+    pub(super) draw: fastrand::Rng,
+}
+
+/// A request that was read whole.
+pub(super) struct Call {
+    pub(super) route: Option<Route>,
+    /// Absent where the body is not what the operation takes.
+    ask: Result<Ask, &'static str>,
+    pub(super) deployment: Option<String>,
+    pub(super) streamed: bool,
+    pub(super) text_seed: u64,
+}
+
+impl Resource {
+    pub(super) fn new(settings: ResourceSettings, seed: u64, clock: Clock) -> Self {
+        let seed = seed ^ hash(&settings.name);
+        let region = HeaderValue::from_str(&settings.name).unwrap_or(HeaderValue::from_static("unnamed"));
+        let state = State {
+            counters: Counters::default(),
+            recorded: VecDeque::new(),
+            quotas: HashMap::new(),
+            faults: settings.faults.clone(),
+            occupied: settings.occupied.clone(),
+            stored: VecDeque::new(),
+            draw: fastrand::Rng::with_seed(seed),
+        };
+        let refuses = settings.faults.iter().any(|rule| rule.fault == Fault::Refuse);
+        let refusing = watch::Sender::new(refuses);
+        Self { settings, region, clock, seed, state: Mutex::new(state), refusing, canned: OnceLock::new() }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    pub(super) fn refusing(&self) -> watch::Receiver<bool> {
+        self.refusing.subscribe()
+    }
+
+    /// A panicking test must not take its simulator with it.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add_fault(&self, rule: FaultRule) {
+        if rule.fault == Fault::Refuse {
+            self.refusing.send_replace(true);
+        }
+        self.state().faults.push(rule);
+    }
+
+    pub(super) fn clear(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.occupied.clear();
+        drop(state);
+        self.refusing.send_replace(false);
+    }
+
+    pub(super) fn refill(&self) {
+        self.state().quotas.clear();
+    }
+
+    pub(super) fn occupy(&self, occupation: Occupation) {
+        let from = self.elapsed();
+        self.state().occupied.push(Occupation { from, ..occupation });
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        (self.clock.now)().saturating_duration_since(self.clock.began)
+    }
+
+    /// One request from top to bottom.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        severing: &Severing,
+    ) -> Result<Response<AnswerBody>, Severed> {
+        let (parts, body) = request.into_parts();
+        if parts.uri.path().starts_with("/control/") {
+            let body = body.collect().await.map_err(|_| Severed::Close)?.to_bytes();
+            return Ok(door(&self, &parts.method, parts.uri.path(), &body));
+        }
+        let mut visit = Visit::begin(&self);
+        let body = Limited::new(body, LARGEST_BODY).collect().await.map(|body| body.to_bytes());
+        let Ok(body) = body else {
+            return Ok(self.respond(Outcome::error(StatusCode::PAYLOAD_TOO_LARGE, errors::TOO_LARGE), visit));
+        };
+        let call = self.read(&parts, &body);
+        let unwelcome = self.unwelcome(&parts.headers);
+        self.remember(parts, body);
+        let fault = take(&mut self.state().faults, call.deployment.as_deref(), call.streamed);
+        if let Some(severed) = self.strike(fault.as_ref()).await {
+            self.state().counters.severed += 1;
+            visit.over();
+            return Err(severed);
+        }
+        let outcome =
+            self.told_to_fail(fault.as_ref(), &call).or(unwelcome).unwrap_or_else(|| self.decide(&call));
+        let (Outcome::Error { wait, .. } | Outcome::Json { wait, .. } | Outcome::Events { wait, .. }) =
+            &outcome;
+        if !wait.is_zero() {
+            sleep(*wait).await;
+        }
+        Ok(match outcome {
+            Outcome::Events { list, levels, .. } => {
+                self.stream(list, levels, fault.as_ref(), &call, severing, visit)
+            }
+            Outcome::Json { body, levels, .. } if fault == Some(Fault::CutMidJson) => {
+                self.cut_json(body, levels, severing, visit)
+            }
+            whole => self.respond(whole, visit),
+        })
+    }
+
+    /// Path and the fields of the body.
+    fn read(&self, parts: &Parts, body: &Bytes) -> Call {
+        let route = route(&parts.method, parts.uri.path(), parts.uri.query(), self.settings.api);
+        let ask = if self.settings.canned || parts.method != Method::POST {
+            Ok(Ask::default())
+        } else {
+            serde_json::from_slice::<Ask>(body)
+                .map_err(|_| "We could not parse the JSON body of your request.")
+        };
+        let streamed = match &ask {
+            _ if self.settings.canned => memchr::memmem::find(body, b"\"stream\":true").is_some(),
+            Ok(ask) => ask.streamed(),
+            Err(_) => false,
+        };
+        let deployment = route
+            .as_ref()
+            .and_then(|route| route.deployment.clone())
+            .or_else(|| ask.as_ref().ok().and_then(|ask| ask.model.clone()));
+        Call { route, ask, deployment, streamed, text_seed: self.seed ^ hash_bytes(body) }
+    }
+
+    fn remember(&self, parts: Parts, body: Bytes) {
+        if self.settings.remember == 0 {
+            return;
+        }
+        let mut state = self.state();
+        if state.recorded.len() == self.settings.remember {
+            state.recorded.pop_front();
+        }
+        let Parts { method, uri, headers, .. } = parts;
+        state.recorded.push_back(RecordedRequest { method, uri, headers, body });
+    }
+
+    /// Faults before any answer. Says how the connection ends, if it does.
+    async fn strike(&self, fault: Option<&Fault>) -> Option<Severed> {
+        match fault? {
+            Fault::HangBeforeHead => std::future::pending().await,
+            Fault::SlowHead { delay_ms } => {
+                sleep(Duration::from_millis(*delay_ms)).await;
+                None
+            }
+            Fault::CloseBeforeHead => Some(Severed::Close),
+            Fault::Reset => Some(Severed::Reset),
+            Fault::Garbage => Some(Severed::Garbage),
+            _ => None,
+        }
+    }
+
+    /// Faults that are an answer of their own.
+    fn told_to_fail(&self, fault: Option<&Fault>, call: &Call) -> Option<Outcome> {
+        match fault? {
+            Fault::Status { status, body, headers } => {
+                let status = head::status(*status);
+                let body = match body {
+                    Some(body) => Bytes::from(body.clone()),
+                    None if status == StatusCode::TOO_MANY_REQUESTS => self.throttled_text(call, "10").into(),
+                    None => Bytes::from_static(errors::of_status(status.as_u16()).as_bytes()),
+                };
+                let pairs = headers.iter().filter_map(|(name, value)| {
+                    Some((HeaderName::try_from(name).ok()?, HeaderValue::from_str(value).ok()?))
+                });
+                Some(Outcome::Error { status, body, headers: pairs.collect(), wait: Duration::ZERO })
+            }
+            Fault::Throttle { retry_after, retry_after_ms } => {
+                Some(self.throttled_on_demand(call, retry_after.as_deref(), retry_after_ms.as_deref()))
+            }
+            Fault::RateLimitInStream { .. } if !call.streamed => {
+                Some(self.throttled_on_demand(call, Some("10"), Some("10000")))
+            }
+            _ => None,
+        }
+    }
+
+    fn throttled_text(&self, call: &Call, seconds: &str) -> String {
+        let (target, version) = call
+            .route
+            .as_ref()
+            .map_or((&Target::Chat, ""), |route| (&route.target, route.api_version.as_str()));
+        errors::throttled(target, version, Limit::Tokens, seconds)
+    }
+
+    fn throttled_on_demand(&self, call: &Call, seconds: Option<&str>, milliseconds: Option<&str>) -> Outcome {
+        let mut headers = HeaderMap::new();
+        head::throttled_on_demand(&mut headers, seconds, milliseconds);
+        let told = seconds.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let body = match told {
+            Some(seconds) => self.throttled_text(call, seconds),
+            // Without a number Azure's message has no sentence about waiting.
+            None => self.throttled_text(call, "").replace(" Please retry after  seconds.", ""),
+        };
+        let wait = self.jittered(self.settings.latency.throttled);
+        Outcome::Error { status: StatusCode::TOO_MANY_REQUESTS, body: body.into(), headers, wait }
+    }
+
+    /// 401 without a credential that this resource accepts, 431 with too many headers.
+    fn unwelcome(&self, headers: &HeaderMap) -> Option<Outcome> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let given = [text("api-key"), bearer];
+        let ResourceSettings { api_keys, bearer_tokens, .. } = &self.settings;
+        let any = api_keys.is_empty() && bearer_tokens.is_empty();
+        let known = |credential: &str| {
+            any || api_keys.iter().any(|key| key.matches(credential))
+                || (bearer == Some(credential) && bearer_tokens.iter().any(|token| token.matches(credential)))
+        };
+        if !given.iter().flatten().any(|credential| !credential.is_empty() && known(credential)) {
+            let body = if given[0].is_none() && bearer.is_some() {
+                errors::UNAUTHORIZED_TOKEN
+            } else {
+                errors::UNAUTHORIZED
+            };
+            return Some(Outcome::error(StatusCode::UNAUTHORIZED, body));
+        }
+        head::too_many(headers)
+            .then(|| Outcome::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, errors::TOO_MANY_HEADERS))
+    }
+
+    /// The answer of a resource in good health.
+    fn decide(&self, call: &Call) -> Outcome {
+        let Some(route) = &call.route else {
+            return Outcome::error(StatusCode::NOT_FOUND, errors::NOT_FOUND);
+        };
+        match &route.target {
+            Target::Models => {
+                let models: Vec<_> = self
+                    .settings
+                    .deployments
+                    .keys()
+                    .map(|name| answer::model(name, self.clock.unix))
+                    .collect();
+                return Outcome::json(format!(r#"{{"object":"list","data":[{}]}}"#, models.join(",")));
+            }
+            Target::Model(name) if self.settings.deployments.contains_key(name) => {
+                return Outcome::json(answer::model(name, self.clock.unix));
+            }
+            Target::Model(_) => return Outcome::error(StatusCode::NOT_FOUND, errors::NOT_FOUND),
+            Target::StoredResponse(id) => return self.stored(id),
+            Target::ForgetResponse(id) => return self.forget(id),
+            Target::Chat | Target::Completions | Target::Embeddings | Target::Responses => {}
+        }
+        if self.settings.canned {
+            return self.canned(call.streamed);
+        }
+        let ask = match &call.ask {
+            Ok(ask) => ask,
+            Err(problem) => {
+                return Outcome::error(StatusCode::BAD_REQUEST, errors::invalid(problem, None));
+            }
+        };
+        if let Some(refusal) = self.refusal(route, ask, call.deployment.as_deref()) {
+            return refusal;
+        }
+        let deployment = call.deployment.as_deref().unwrap_or_default();
+        match self.charge(deployment, ask.charge(route.target == Target::Embeddings)) {
+            Decision::Admitted(levels) => self.generate(route, ask, call, Some(levels)),
+            Decision::Rejected { limit, wait, levels } => {
+                let mut headers = HeaderMap::new();
+                head::limits(&mut headers, &levels, self.settings.headers);
+                head::throttled(&mut headers, limit, wait, self.settings.headers);
+                let seconds = head::whole_seconds(wait).to_string();
+                let body = errors::throttled(&route.target, &route.api_version, limit, &seconds).into();
+                let wait = self.jittered(self.settings.latency.throttled);
+                Outcome::Error { status: StatusCode::TOO_MANY_REQUESTS, body, headers, wait }
+            }
+        }
+    }
+
+    /// What a well-formed request is refused for, other than quota.
+    fn refusal(&self, route: &Route, ask: &Ask, deployment: Option<&str>) -> Option<Outcome> {
+        let bad = |body: String| Some(Outcome::error(StatusCode::BAD_REQUEST, body));
+        let missing = |name: &str| bad(errors::invalid(&format!("'{name}' is a required property"), None));
+        let Some(deployment) = deployment else { return missing("model") };
+        let Some(kind) = self.settings.deployments.get(deployment) else {
+            let body = errors::deployment_not_found(route.api_version.is_empty());
+            return Some(Outcome::error(StatusCode::NOT_FOUND, body));
+        };
+        if (*kind == ModelKind::Embeddings) != (route.target == Target::Embeddings) {
+            return bad(errors::not_supported(&route.target, deployment));
+        }
+        match route.target {
+            Target::Chat if ask.messages.is_none() => return missing("messages"),
+            Target::Embeddings if ask.input.is_none() => return missing("input"),
+            _ => {}
+        }
+        // Reasoning items can be read only by the resource that made them.
+        if ask.input.and_then(|input| input.encrypted).is_some_and(|sum| sum != hash(&self.encrypted_token()))
+        {
+            return bad(errors::ENCRYPTED.to_owned());
+        }
+        match &ask.previous_response_id {
+            Some(id) if !self.state().stored.iter().any(|(known, _)| known == id) => {
+                bad(errors::response_not_found(id, Some("previous_response_id")))
+            }
+            _ => None,
+        }
+    }
+
+    /// The `encrypted_content` that this resource accepts.
+    fn encrypted_token(&self) -> String {
+        format!("gAAAA-{}", self.settings.name)
+    }
+
+    fn charge(&self, deployment: &str, charge: u64) -> Decision {
+        let now = self.elapsed();
+        let mut state = self.state();
+        let State { quotas, occupied, counters, .. } = &mut *state;
+        let others: Vec<Occupation> =
+            occupied.iter().filter(|other| other.concerns(deployment)).cloned().collect();
+        if !quotas.contains_key(deployment) {
+            quotas.insert(deployment.to_owned(), Quota::new(&self.settings.quota));
+        }
+        let quota = quotas.get_mut(deployment).expect("it was put there above");
+        let decision = quota.arrive(now, charge, &others);
+        if matches!(decision, Decision::Admitted(_)) {
+            counters.tokens_charged = counters.tokens_charged.saturating_add(charge);
+        }
+        decision
+    }
+
+    /// The same chat answer for everyone, made once.
+    fn canned(&self, streamed: bool) -> Outcome {
+        let (body, events) = self.canned.get_or_init(|| {
+            let answer = Answer {
+                resource: &self.settings.name,
+                model: "gpt-4o",
+                seed: self.seed,
+                id: self.seed,
+                created: self.clock.unix,
+                prompt_tokens: 100,
+                completion_tokens: u64::from(self.settings.completion_tokens),
+                choices: 1,
+                cut: false,
+            };
+            (answer.chat().into(), answer.chat_events(true, true))
+        });
+        let wait = self.jittered(self.settings.latency.first_byte);
+        if streamed {
+            return Outcome::Events { list: events.clone(), levels: None, wait };
+        }
+        Outcome::Json { body: body.clone(), levels: None, wait }
+    }
+
+    fn generate(&self, route: &Route, ask: &Ask, call: &Call, levels: Option<Levels>) -> Outcome {
+        let seed = call.text_seed;
+        let mut draw = fastrand::Rng::with_seed(seed);
+        let mean = self.settings.completion_tokens;
+        let drawn = u64::from(draw.u32(mean / 2..=mean.saturating_add(mean / 2))).max(1);
+        let completion_tokens = ask.longest().map_or(drawn, |longest| drawn.min(longest.max(1)));
+        let answer = Answer {
+            resource: &self.settings.name,
+            model: call.deployment.as_deref().unwrap_or_default(),
+            seed,
+            id: self.state().draw.u64(..),
+            created: self.clock.unix + self.elapsed().as_secs(),
+            prompt_tokens: ask.prompt_tokens(),
+            completion_tokens,
+            choices: if route.target == Target::Responses { 1 } else { ask.choices() },
+            cut: completion_tokens < drawn,
+        };
+        let latency = &self.settings.latency;
+        let first = self.jittered(latency.first_byte);
+        let usage = ask.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false);
+        if call.streamed && route.target != Target::Embeddings {
+            let list = match route.target {
+                Target::Responses => answer.response_events(ask.store.unwrap_or(true)),
+                _ => answer.chat_events(route.target == Target::Chat, usage),
+            };
+            if route.target == Target::Responses {
+                self.store(ask, &answer);
+            }
+            return Outcome::Events { list, levels, wait: first };
+        }
+        let words = u32::try_from(completion_tokens).unwrap_or(u32::MAX);
+        let whole = first + self.jittered(latency.per_token.saturating_mul(words));
+        let (body, wait) = match route.target {
+            Target::Embeddings => {
+                let dimensions = ask.dimensions.unwrap_or(DIMENSIONS).clamp(1, DIMENSIONS * 2);
+                let base64 = ask.encoding_format.as_deref() == Some("base64");
+                (answer.embeddings(ask.inputs().min(2_048), dimensions, base64), first)
+            }
+            Target::Completions => (answer.completion(), whole),
+            Target::Responses => {
+                self.store(ask, &answer);
+                (answer.response(ask.store.unwrap_or(true)).1, whole)
+            }
+            _ => (answer.chat(), whole),
+        };
+        Outcome::Json { body: body.into(), levels, wait }
+    }
+
+    fn store(&self, ask: &Ask, answer: &Answer<'_>) {
+        if ask.store == Some(false) {
+            return;
+        }
+        let (id, body) = answer.response(true);
+        let mut state = self.state();
+        if state.stored.len() == STORED {
+            state.stored.pop_front();
+        }
+        state.stored.push_back((id, body.into()));
+    }
+
+    fn forget(&self, id: &str) -> Outcome {
+        let mut state = self.state();
+        let Some(position) = state.stored.iter().position(|(known, _)| known == id) else {
+            return Outcome::error(StatusCode::NOT_FOUND, errors::response_not_found(id, None));
+        };
+        state.stored.remove(position);
+        Outcome::json(format!(r#"{{"id":"{id}","object":"response","deleted":true}}"#))
+    }
+
+    fn stored(&self, id: &str) -> Outcome {
+        let state = self.state();
+        match state.stored.iter().find(|(known, _)| known == id) {
+            Some((_, body)) => Outcome::json(body.clone()),
+            None => Outcome::error(StatusCode::NOT_FOUND, errors::response_not_found(id, None)),
+        }
+    }
+}
