@@ -75,7 +75,7 @@ impl Answer<'_> {
         let (prompt, completion) = (self.prompt_tokens, self.completion_tokens);
         let total = prompt.saturating_add(completion);
         format!(
-            r#"{{"input_tokens":{prompt},"input_tokens_details":{{"cached_tokens":0}},"output_tokens":{completion},"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{total}}}"#
+            r#"{{"input_tokens":{prompt},"input_tokens_details":{{"cache_write_tokens":0,"cached_tokens":0}},"output_tokens":{completion},"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{total}}}"#
         )
     }
 

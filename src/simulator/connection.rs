@@ -11,6 +11,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use socket2::{Domain, SockRef, Socket, Type};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::body::Severing;
@@ -98,7 +99,8 @@ async fn converse(stream: TcpStream, resource: &Arc<Resource>) {
     }
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
-    let stream = connection.into_parts().io.into_inner();
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner();
     match severing.get() {
         Some(Severed::Reset) => {
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -106,8 +108,19 @@ async fn converse(stream: TcpStream, resource: &Arc<Resource>) {
         Some(Severed::Garbage) => {
             let _ = stream.try_write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n");
         }
+        Some(Severed::Echo) => {
+            let _ = echo(&mut stream, &parts.read_buf).await;
+        }
         Some(Severed::Close) | None => {}
     }
+}
+
+/// What came with the request first, then whatever comes, until the other side ends.
+async fn echo(stream: &mut TcpStream, early: &[u8]) -> io::Result<()> {
+    let (mut from, mut to) = stream.split();
+    to.write_all(early).await?;
+    tokio::io::copy(&mut from, &mut to).await?;
+    Ok(())
 }
 
 /// HTTP/2 with prior knowledge begins with a line that no HTTP/1.1 request has.

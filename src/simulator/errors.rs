@@ -35,6 +35,7 @@ pub(super) fn operation(target: &Target) -> &'static str {
         Target::Responses => "Responses_Create",
         Target::StoredResponse(_) => "Responses_Get",
         Target::ForgetResponse(_) => "Responses_Delete",
+        Target::Socket => "Realtime_Connect",
         Target::Models | Target::Model(_) => "Models_List",
     }
 }
@@ -64,6 +65,7 @@ pub(super) fn not_supported(target: &Target, deployment: &str) -> String {
         Target::Responses
         | Target::StoredResponse(_)
         | Target::ForgetResponse(_)
+        | Target::Socket
         | Target::Models
         | Target::Model(_) => "responses",
     };

@@ -176,6 +176,8 @@ pub(super) enum Severed {
     Reset,
     /// A few bytes that are not HTTP, then FIN.
     Garbage,
+    /// Not severed: after 101 all bytes come back as they were sent.
+    Echo,
 }
 
 impl std::fmt::Display for Severed {

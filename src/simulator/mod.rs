@@ -2,7 +2,8 @@
 //!
 //! It serves `sidestep demo` and `sidestep simulate`, every test with sockets, and the benches. It shares no code
 //! with the balancer, not even the server side of HTTP, so that a mistake there cannot hide here. It does not do
-//! TLS, realtime, images, audio, files or assistants: those paths are "Resource not found".
+//! TLS, images, audio, files or assistants: those paths are "Resource not found". A WebSocket (realtime, responses)
+//! is an echo of bytes after its 101, without the handshake's check sum.
 //!
 //! Each answer tells who gave it: `x-ms-region` and (chat) `system_fingerprint` are the resource's name. A response
 //! that was stored can be read again and continued at its own resource only; `encrypted_content` of reasoning items

@@ -18,6 +18,7 @@ pub(super) enum Outcome {
     Error { status: StatusCode, body: Bytes, headers: HeaderMap, wait: Duration },
     Json { body: Bytes, levels: Option<Levels>, wait: Duration },
     Events { list: Vec<Bytes>, levels: Option<Levels>, wait: Duration },
+    Socket,
 }
 
 impl Outcome {
@@ -41,7 +42,8 @@ impl Resource {
         time.saturating_mul(percent) / 100
     }
 
-    fn head(&self, content_type: HeaderValue, levels: Option<&Levels>) -> HeaderMap {
+    /// The headers of an answer; a canned one has quota headers too, though no quota.
+    pub(super) fn head(&self, content_type: HeaderValue, levels: Option<&Levels>) -> HeaderMap {
         let id = self.state().draw.u64(..);
         let mut headers = head::common(&self.region, id, content_type);
         let canned = Levels {
@@ -59,25 +61,45 @@ impl Resource {
         headers
     }
 
-    pub(super) fn respond(&self, outcome: Outcome, visit: Visit) -> Response<AnswerBody> {
-        let (status, headers, body) = match outcome {
-            Outcome::Error { status, body, headers, .. } => {
-                let kind = if body.starts_with(b"<") { head::HTML } else { head::JSON };
-                let mut all = self.head(kind, None);
-                all.extend(headers);
-                (status, all, body)
-            }
-            Outcome::Json { body, levels, .. } => {
-                (StatusCode::OK, self.head(head::JSON, levels.as_ref()), body)
-            }
-            Outcome::Events { list, levels, .. } => {
-                (StatusCode::OK, self.head(head::EVENTS, levels.as_ref()), list.concat().into())
-            }
-        };
+    /// An error as it was made, with the headers of every answer.
+    pub(super) fn error(
+        &self,
+        status: StatusCode,
+        body: Bytes,
+        headers: HeaderMap,
+        visit: Visit,
+    ) -> Response<AnswerBody> {
+        let kind = if body.starts_with(b"<") { head::HTML } else { head::JSON };
+        let mut all = self.head(kind, None);
+        all.extend(headers);
+        self.whole(status, all, body, visit)
+    }
+
+    /// An answer of known length.
+    pub(super) fn whole(
+        &self,
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Bytes,
+        visit: Visit,
+    ) -> Response<AnswerBody> {
         self.count(status);
         let mut response = Response::new(AnswerBody::whole(body, Some(visit)));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
+        response
+    }
+
+    /// 101: from here on this connection is an echo.
+    pub(super) fn socket(&self, severing: &Severing, visit: Visit) -> Response<AnswerBody> {
+        severing.set(Some(Severed::Echo));
+        let mut response = Response::new(AnswerBody::whole(Bytes::new(), Some(visit)));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert("x-ms-region", self.region.clone());
+        self.state().counters.succeeded += 1;
         response
     }
 

@@ -19,6 +19,8 @@ pub(super) enum Target {
     Responses,
     StoredResponse(String),
     ForgetResponse(String),
+    /// A WebSocket: realtime, or responses over one.
+    Socket,
     Models,
     Model(String),
 }
@@ -41,10 +43,7 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>, api: ApiFo
         .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
         .collect();
     let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-    let api_version = query
-        .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("api-version=")))
-        .unwrap_or_default()
-        .to_owned();
+    let api_version = parameter(query, "api-version").unwrap_or_default().to_owned();
     let (v1, deployment, rest) = match segments.as_slice() {
         ["openai", "v1", rest @ ..] => (true, None, rest),
         ["openai", "deployments", name, rest @ ..] if !rest.is_empty() => {
@@ -68,6 +67,7 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>, api: ApiFo
         (&Method::POST, ["completions"]) if named => Target::Completions,
         (&Method::POST, ["embeddings"]) if named => Target::Embeddings,
         (&Method::POST, ["responses"]) if deployment.is_none() => Target::Responses,
+        (&Method::GET, ["realtime" | "responses"]) if deployment.is_none() => Target::Socket,
         (&Method::GET, ["responses", id]) if deployment.is_none() => Target::StoredResponse((*id).to_owned()),
         (&Method::DELETE, ["responses", id]) if deployment.is_none() => {
             Target::ForgetResponse((*id).to_owned())
@@ -77,6 +77,11 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>, api: ApiFo
         _ => return None,
     };
     Some(Route { target, deployment, api_version })
+}
+
+/// A query parameter, as it stands there.
+pub(super) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// The fields of a body that decide about the answer; all others are taken and ignored.
@@ -129,7 +134,7 @@ impl Ask {
     /// Tokens of everything that the model reads, by its characters.
     pub(super) fn prompt_tokens(&self) -> u64 {
         let texts = [&self.messages, &self.input, &self.prompt, &self.instructions, &self.tools];
-        let size = texts.into_iter().flatten().fold(Text::default(), |sum, text| sum.and(text));
+        let size = texts.into_iter().flatten().fold(Text::default(), Text::and);
         size.tokens.saturating_add(size.characters.div_ceil(4)).max(1)
     }
 

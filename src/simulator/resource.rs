@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -18,7 +18,7 @@ use super::control::{Counters, RecordedRequest, door};
 use super::fault::{Fault, FaultRule, Severed, take};
 use super::quota::{Decision, Levels, Limit, Quota};
 use super::reply::Outcome;
-use super::request::{Ask, Route, Target, hash, hash_bytes, route};
+use super::request::{Ask, Route, Target, hash, hash_bytes, parameter, route};
 use super::settings::{ModelKind, Occupation, ResourceSettings};
 use super::{errors, head};
 
@@ -73,6 +73,8 @@ pub(super) struct Call {
     pub(super) deployment: Option<String>,
     pub(super) streamed: bool,
     pub(super) text_seed: u64,
+    /// Asks for a WebSocket.
+    upgrade: bool,
 }
 
 impl Resource {
@@ -146,12 +148,19 @@ impl Resource {
             return Ok(door(&self, &parts.method, parts.uri.path(), &body));
         }
         let mut visit = Visit::begin(&self);
-        let body = Limited::new(body, LARGEST_BODY).collect().await.map(|body| body.to_bytes());
-        let Ok(body) = body else {
-            return Ok(self.respond(Outcome::error(StatusCode::PAYLOAD_TOO_LARGE, errors::TOO_LARGE), visit));
+        let body = Limited::new(body, LARGEST_BODY).collect().await.map(Collected::to_bytes);
+        let body = match body {
+            Ok(body) => body,
+            Err(error) if error.is::<LengthLimitError>() => {
+                let (status, text) =
+                    (StatusCode::PAYLOAD_TOO_LARGE, Bytes::from_static(errors::TOO_LARGE.as_bytes()));
+                return Ok(self.error(status, text, HeaderMap::new(), visit));
+            }
+            // The caller left while it sent.
+            Err(_) => return Err(Severed::Close),
         };
         let call = self.read(&parts, &body);
-        let unwelcome = self.unwelcome(&parts.headers);
+        let unwelcome = self.unwelcome(&parts.headers, parts.uri.query());
         self.remember(parts, body);
         let fault = take(&mut self.state().faults, call.deployment.as_deref(), call.streamed);
         if let Some(severed) = self.strike(fault.as_ref()).await {
@@ -161,19 +170,26 @@ impl Resource {
         }
         let outcome =
             self.told_to_fail(fault.as_ref(), &call).or(unwelcome).unwrap_or_else(|| self.decide(&call));
-        let (Outcome::Error { wait, .. } | Outcome::Json { wait, .. } | Outcome::Events { wait, .. }) =
-            &outcome;
-        if !wait.is_zero() {
-            sleep(*wait).await;
+        match &outcome {
+            Outcome::Error { wait, .. } | Outcome::Json { wait, .. } | Outcome::Events { wait, .. }
+                if !wait.is_zero() =>
+            {
+                sleep(*wait).await;
+            }
+            _ => {}
         }
         Ok(match outcome {
             Outcome::Events { list, levels, .. } => {
                 self.stream(list, levels, fault.as_ref(), &call, severing, visit)
             }
+            Outcome::Socket => self.socket(severing, visit),
             Outcome::Json { body, levels, .. } if fault == Some(Fault::CutMidJson) => {
                 self.cut_json(body, levels, severing, visit)
             }
-            whole => self.respond(whole, visit),
+            Outcome::Json { body, levels, .. } => {
+                self.whole(StatusCode::OK, self.head(head::JSON, levels.as_ref()), body, visit)
+            }
+            Outcome::Error { status, body, headers, .. } => self.error(status, body, headers, visit),
         })
     }
 
@@ -187,15 +203,23 @@ impl Resource {
                 .map_err(|_| "We could not parse the JSON body of your request.")
         };
         let streamed = match &ask {
-            _ if self.settings.canned => memchr::memmem::find(body, b"\"stream\":true").is_some(),
+            _ if self.settings.canned => [&b"\"stream\":true"[..], b"\"stream\": true"]
+                .iter()
+                .any(|asked| memchr::memmem::find(body, asked).is_some()),
             Ok(ask) => ask.streamed(),
             Err(_) => false,
         };
         let deployment = route
             .as_ref()
             .and_then(|route| route.deployment.clone())
-            .or_else(|| ask.as_ref().ok().and_then(|ask| ask.model.clone()));
-        Call { route, ask, deployment, streamed, text_seed: self.seed ^ hash_bytes(body) }
+            .or_else(|| ask.as_ref().ok().and_then(|ask| ask.model.clone()))
+            .or_else(|| {
+                let query = parts.uri.query();
+                parameter(query, "model").or_else(|| parameter(query, "deployment")).map(str::to_owned)
+            });
+        let upgrade = parts.headers.contains_key(http::header::UPGRADE);
+        let text_seed = self.seed ^ hash_bytes(body);
+        Call { route, ask, deployment, streamed, text_seed, upgrade }
     }
 
     fn remember(&self, parts: Parts, body: Bytes) {
@@ -272,10 +296,10 @@ impl Resource {
     }
 
     /// 401 without a credential that this resource accepts, 431 with too many headers.
-    fn unwelcome(&self, headers: &HeaderMap) -> Option<Outcome> {
+    fn unwelcome(&self, headers: &HeaderMap, query: Option<&str>) -> Option<Outcome> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        let given = [text("api-key"), bearer];
+        let given = [text("api-key").or_else(|| parameter(query, "api-key")), bearer];
         let ResourceSettings { api_keys, bearer_tokens, .. } = &self.settings;
         let any = api_keys.is_empty() && bearer_tokens.is_empty();
         let known = |credential: &str| {
@@ -315,6 +339,7 @@ impl Resource {
             Target::Model(_) => return Outcome::error(StatusCode::NOT_FOUND, errors::NOT_FOUND),
             Target::StoredResponse(id) => return self.stored(id),
             Target::ForgetResponse(id) => return self.forget(id),
+            Target::Socket => return self.open_socket(call),
             Target::Chat | Target::Completions | Target::Embeddings | Target::Responses => {}
         }
         if self.settings.canned {
@@ -341,6 +366,16 @@ impl Resource {
                 let wait = self.jittered(self.settings.latency.throttled);
                 Outcome::Error { status: StatusCode::TOO_MANY_REQUESTS, body, headers, wait }
             }
+        }
+    }
+
+    fn open_socket(&self, call: &Call) -> Outcome {
+        match &call.deployment {
+            _ if !call.upgrade => Outcome::error(StatusCode::NOT_FOUND, errors::NOT_FOUND),
+            Some(name) if !self.settings.deployments.contains_key(name) => {
+                Outcome::error(StatusCode::NOT_FOUND, errors::deployment_not_found(true))
+            }
+            Some(_) | None => Outcome::Socket,
         }
     }
 

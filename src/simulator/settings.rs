@@ -174,7 +174,8 @@ impl QuotaSettings {
 
     /// Requests of one request window.
     pub(super) fn requests_per_window(&self) -> u64 {
-        let per_minute = self.requests_per_minute.unwrap_or(self.tokens_per_minute.saturating_mul(6) / 1_000);
+        let per_minute =
+            self.requests_per_minute.unwrap_or_else(|| self.tokens_per_minute.saturating_mul(6) / 1_000);
         share_of_minute(per_minute, self.request_window).max(1)
     }
 }

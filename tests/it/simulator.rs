@@ -489,6 +489,53 @@ fn a_canned_resource_gives_one_answer_whatever_the_quota() {
 }
 
 #[test]
+fn a_socket_is_an_echo_after_its_101() {
+    let simulator = plain();
+    let path = "/openai/v1/realtime?model=gpt-4o&api-key=any";
+    let mut stream = TcpStream::connect(simulator.addresses()[0]).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nearly"
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"early") && stream.read(&mut byte).unwrap() == 1 {
+        answer.push(byte[0]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    stream.write_all(b"late").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "late");
+    assert_eq!(receive(send(simulator.addresses()[0], "GET", path, "", "")).status, 404);
+}
+
+#[test]
+fn http2_with_prior_knowledge_is_understood() {
+    let simulator = plain();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (status, body) = runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(simulator.addresses()[0]).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::post(format!("http://azure{CHAT}"))
+            .header("api-key", "any")
+            .body(STREAMED.to_owned())
+            .unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let status = answer.status();
+        (status, http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes())
+    });
+    assert_eq!(status, 200);
+    assert!(body.ends_with(b"data: [DONE]\n\n"));
+}
+
+#[test]
 fn stopping_frees_the_port() {
     let simulator = plain();
     let address = simulator.addresses()[0];
