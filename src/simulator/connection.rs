@@ -28,10 +28,19 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Listens at once, so that whoever started the simulator learns why it could not.
 pub(super) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    listening(reserved(address)?)
+}
+
+/// Holds the address without listening: connections are refused, and nobody else can have it.
+fn reserved(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listening(socket: Socket) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -41,13 +50,20 @@ pub(super) async fn listen(resource: Arc<Resource>, first: std::net::TcpListener
     let mut refusing = resource.refusing();
     let mut first = Some(first);
     loop {
+        let mut place = None;
         if *refusing.borrow() {
-            first = None;
+            drop(first.take());
+            place = reserved(address).ok();
         }
         if refusing.wait_for(|refuses| !refuses).await.is_err() {
             return;
         }
-        let bound = first.take().map_or_else(|| bind(address), Ok).and_then(TcpListener::from_std);
+        let bound = match (first.take(), place) {
+            (Some(listener), _) => Ok(listener),
+            (None, Some(socket)) => listening(socket),
+            (None, None) => bind(address),
+        };
+        let bound = bound.and_then(TcpListener::from_std);
         let Ok(listener) = bound else {
             tokio::time::sleep(BIND_AGAIN).await;
             continue;

@@ -18,6 +18,7 @@ const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const POLICY: HeaderName = HeaderName::from_static("policy-id");
 const REQUEST: HeaderName = HeaderName::from_static("apim-request-id");
 const MODEL_REQUEST: HeaderName = HeaderName::from_static("x-request-id");
+const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
 const REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
 
 /// Headers of every answer; `region` says which resource answered. `id` makes the request ids.
@@ -56,6 +57,10 @@ pub(super) fn limits(headers: &mut HeaderMap, levels: &Levels, sent: HeaderSetti
     if sent.ratelimit_reset {
         put("x-ratelimit-reset-requests", whole_seconds(levels.reset_requests));
         put("x-ratelimit-reset-tokens", whole_seconds(levels.reset_tokens));
+    }
+    if sent.ratelimit && sent.remaining_unknown {
+        headers.insert(REMAINING_TOKENS, HeaderValue::from_static("-1"));
+        headers.insert(RESET_TOKENS, HeaderValue::from_static("0"));
     }
 }
 

@@ -29,6 +29,7 @@ mod control;
 mod errors;
 mod fault;
 mod head;
+mod model;
 mod quota;
 mod reply;
 mod request;

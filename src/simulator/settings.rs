@@ -225,11 +225,19 @@ pub struct HeaderSettings {
     pub ratelimit: bool,
     /// `x-ratelimit-reset-*`.
     pub ratelimit_reset: bool,
+    /// `remaining` is -1 and `reset` 0: seen on Azure's Responses API where the limiter does not say.
+    pub remaining_unknown: bool,
 }
 
 impl Default for HeaderSettings {
     fn default() -> Self {
-        Self { retry_after: true, retry_after_ms: true, ratelimit: true, ratelimit_reset: true }
+        Self {
+            retry_after: true,
+            retry_after_ms: true,
+            ratelimit: true,
+            ratelimit_reset: true,
+            remaining_unknown: false,
+        }
     }
 }
 

@@ -94,6 +94,24 @@ fn receive(mut stream: TcpStream) -> Answer {
     answer
 }
 
+/// Reads one answer of known length and leaves the connection open.
+fn receive_one(stream: &mut TcpStream) -> Answer {
+    let mut raw = Vec::new();
+    let mut piece = [0; 4_096];
+    loop {
+        let read = stream.read(&mut piece).unwrap();
+        assert_ne!(read, 0, "closed within an answer");
+        raw.extend_from_slice(&piece[..read]);
+        let text = std::str::from_utf8(&raw).unwrap();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let answer = Answer { status, head: head.to_owned(), body: body.to_owned(), complete: true };
+        if answer.header("content-length") == Some(body.len().to_string().as_str()) {
+            return answer;
+        }
+    }
+}
+
 fn ask(address: SocketAddr, path: &str, body: &str) -> Answer {
     receive(send(address, "POST", path, "api-key: any\r\n", body))
 }
@@ -167,6 +185,7 @@ fn withheld_headers_are_not_sent() {
             retry_after_ms: false,
             ratelimit: false,
             ratelimit_reset: true,
+            ..HeaderSettings::default()
         };
     });
     ask(simulator.addresses()[0], CHAT, QUESTION);
@@ -175,6 +194,31 @@ fn withheld_headers_are_not_sent() {
     assert!(answer.header("retry-after").is_none() && answer.header("retry-after-ms").is_none());
     assert!(answer.header("x-ratelimit-remaining-tokens").is_none());
     assert!(answer.header("x-ratelimit-reset-tokens").is_some());
+}
+
+#[test]
+fn a_limiter_that_does_not_say_answers_minus_one() {
+    let simulator = started(|east| east.headers.remaining_unknown = true);
+    let answer = ask(simulator.addresses()[0], CHAT, QUESTION);
+    assert_eq!(answer.header("x-ratelimit-remaining-tokens"), Some("-1"));
+    assert_eq!(answer.header("x-ratelimit-reset-tokens"), Some("0"));
+    assert_eq!(answer.header("x-ratelimit-limit-tokens"), Some("30000"));
+}
+
+#[test]
+fn one_connection_carries_many_requests() {
+    let simulator = started(|east| east.canned = true);
+    let east = simulator.resource("east");
+    let mut stream = TcpStream::connect(east.address()).unwrap();
+    let request = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: a\r\napi-key: a\r\ncontent-length: {}\r\n\r\n{QUESTION}",
+        QUESTION.len()
+    );
+    for _ in 0..100 {
+        stream.write_all(request.as_bytes()).unwrap();
+        assert_eq!(receive_one(&mut stream).status, 200);
+    }
+    assert_eq!((east.counters().connections, east.counters().succeeded), (1, 100));
 }
 
 #[test]
@@ -374,6 +418,20 @@ fn a_json_answer_is_cut_in_its_middle() {
     assert_eq!((answer.status, answer.complete), (200, false));
     let told: usize = answer.header("content-length").unwrap().parse().unwrap();
     assert_eq!(answer.body.len(), told / 2);
+}
+
+#[test]
+fn answers_take_their_time_and_slow_events_more() {
+    let simulator = started(|east| east.latency.first_byte = Duration::from_millis(20));
+    let (east, address) = (simulator.resource("east"), simulator.addresses()[0]);
+    let began = Instant::now_for_waiting();
+    ask(address, CHAT, QUESTION);
+    assert!(began.elapsed() >= Duration::from_millis(20));
+    east.fault(Fault::SlowEvents { gap_ms: 10 });
+    let began = Instant::now_for_waiting();
+    let events = ask(address, CHAT, STREAMED).body.matches("\n\n").count();
+    assert_eq!(events, 9);
+    assert!(began.elapsed() >= Duration::from_millis(20 + 10 * 9), "{:?}", began.elapsed());
 }
 
 #[test]
