@@ -315,7 +315,7 @@ impl Pool {
             lane.routes = 0;
             lane.configured = there.is_empty();
             // What is in flight may still teach something.
-            let used = lane.known || lane.tally.in_flight > 0;
+            let used = lane.known || lane.tally.in_flight > 0 || lane.health.reason().is_some();
             let needed = lane.configured || (used && settings.deployments.leads_to(there));
             if !needed {
                 lanes.remove(*slot);
@@ -372,7 +372,11 @@ impl Pool {
         }
     }
 
+    /// The deployment exists: its lane, and under the settings it was picked by also the others of its route.
     fn mark_known(&mut self, pick: &Pick) {
+        if let Some(lane) = self.lane(pick) {
+            lane.known = true;
+        }
         if let Some(route) = pick.route
             && pick.generation == self.generation
         {

@@ -9,7 +9,7 @@ use proptest::prelude::{
 use proptest::test_runner::TestCaseError;
 
 use super::{Attempts, Duration, NOT_FOUND, PEAK_LOAD, World, backend, millis, seconds, settings};
-use crate::balance::{AttemptFailure, Exhausted, Next, Pick, State};
+use crate::balance::{AttemptFailure, Exhausted, Next, Pick, PoolSnapshot, State};
 
 const NAMES: [Option<&str>; 3] = [Some("gpt-4o"), Some("gpt-4o-mini"), None];
 
@@ -62,10 +62,20 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+#[derive(Default)]
+struct Request {
+    attempts: Attempts,
+    tried: Vec<usize>,
+    name: usize,
+    charge: u64,
+}
+
 struct Schedule {
     world: World,
     backends: Vec<(u32, u32)>,
-    in_flight: Vec<(Pick, Attempts, usize, u64)>,
+    in_flight: Vec<(Pick, Request)>,
+    /// Smaller requests meet no size mark.
+    smallest_mark: u64,
     /// What the throttled answers promised, kept apart from the pool.
     deadlines: HashMap<(usize, usize), Instant>,
 }
@@ -73,17 +83,17 @@ struct Schedule {
 impl Schedule {
     fn new(backends: Vec<(u32, u32)>) -> Self {
         let world = World::new(named(&backends));
-        Self { world, backends, in_flight: Vec::new(), deadlines: HashMap::new() }
+        Self { world, backends, in_flight: Vec::new(), smallest_mark: u64::MAX, deadlines: HashMap::new() }
     }
 
     fn step(&mut self, event: Event) -> Result<(), TestCaseError> {
         match event {
             Event::Pass(time) => self.world.pass(millis(time)),
-            Event::Begin { name, charge } => self.pick(Attempts::default(), name, charge)?,
+            Event::Begin { name, charge } => self.pick(Request { name, charge, ..Request::default() })?,
             Event::End { which, how } if !self.in_flight.is_empty() => {
                 let which = which % self.in_flight.len();
-                let ended = self.in_flight.swap_remove(which);
-                self.end(ended, &how)?;
+                let (pick, request) = self.in_flight.swap_remove(which);
+                self.end(pick, request, &how)?;
             }
             Event::End { .. } => {}
             Event::Drain { which, drained } => self.world.pool.set_drained(which, drained),
@@ -98,13 +108,13 @@ impl Schedule {
         Ok(())
     }
 
-    fn pick(&mut self, mut attempts: Attempts, name: usize, charge: u64) -> Result<(), TestCaseError> {
+    fn pick(&mut self, mut request: Request) -> Result<(), TestCaseError> {
+        let name = request.name;
         self.world.ask.deployment = NAMES[name];
-        self.world.ask.charge = charge;
+        self.world.ask.charge = request.charge;
         let before = self.world.pool.snapshot(self.world.now);
-        let fresh = attempts.count() == 0;
         let lane_name = NAMES[name].unwrap_or("");
-        match self.world.pick(&mut attempts) {
+        match self.world.pick(&mut request.attempts) {
             Ok(pick) => {
                 let deadline = self.deadlines.get(&(pick.backend, name));
                 prop_assert!(
@@ -120,9 +130,37 @@ impl Schedule {
                     "picked while {state}, probe: {}",
                     pick.probe
                 );
-                self.in_flight.push((pick, attempts, name, charge));
+                prop_assert!(!request.tried.contains(&pick.backend), "tried twice");
+                request.tried.push(pick.backend);
+                self.in_flight.push((pick, request));
             }
-            Err(Exhausted::Throttled { wait }) if fresh => {
+            Err(exhausted) => {
+                if request.charge < self.smallest_mark {
+                    for (index, backend) in before.backends.iter().enumerate() {
+                        let lane = backend.lanes.iter().find(|lane| &*lane.deployment == lane_name);
+                        let admits = lane.is_none_or(|lane| lane.state == State::Admitting)
+                            && backend.state == State::Admitting;
+                        prop_assert!(
+                            !admits || request.tried.contains(&index),
+                            "b{index} admits and was not tried"
+                        );
+                    }
+                }
+                self.check_wait(&request, exhausted, &before)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_wait(
+        &self,
+        request: &Request,
+        told: Exhausted,
+        before: &PoolSnapshot,
+    ) -> Result<(), TestCaseError> {
+        let lane_name = NAMES[request.name].unwrap_or("");
+        match told {
+            Exhausted::Throttled { wait } if request.tried.is_empty() => {
                 let lanes = before.backends.iter().flat_map(|backend| &backend.lanes);
                 let soonest = lanes
                     .filter(|lane| &*lane.deployment == lane_name)
@@ -132,14 +170,14 @@ impl Schedule {
                 prop_assert!(wait >= soonest, "told {wait:?}, soonest {soonest:?}");
                 prop_assert!(wait <= seconds(59) && wait >= millis(10), "{wait:?}");
             }
-            Err(_) => {}
+            _ => {}
         }
         Ok(())
     }
 
-    fn end(&mut self, ended: (Pick, Attempts, usize, u64), how: &How) -> Result<(), TestCaseError> {
-        let (pick, mut attempts, name, charge) = ended;
-        self.world.ask.charge = charge;
+    fn end(&mut self, pick: Pick, mut request: Request, how: &How) -> Result<(), TestCaseError> {
+        self.world.ask.charge = request.charge;
+        let attempts = &mut request.attempts;
         let world = &mut self.world;
         let judgement = match how {
             How::CallerLeft => {
@@ -147,24 +185,27 @@ impl Schedule {
                 return Ok(());
             }
             How::Well => {
-                world.served(pick, &mut attempts);
+                world.served(pick, attempts);
                 return Ok(());
             }
             How::Throttled(time) => {
                 let until = world.now + millis(*time).clamp(millis(10), seconds(60));
-                let deadline = self.deadlines.entry((pick.backend, name)).or_insert(until);
+                let deadline = self.deadlines.entry((pick.backend, request.name)).or_insert(until);
                 *deadline = until.max(*deadline);
-                world.answer(pick, 429, &[("retry-after-ms", &time.to_string())], "", &mut attempts)
+                world.answer(pick, 429, &[("retry-after-ms", &time.to_string())], "", attempts)
             }
-            How::Status(status) => world.answer(pick, *status, &[], "", &mut attempts),
+            How::Status(status) => world.answer(pick, *status, &[], "", attempts),
             How::Unavailable(time) => {
-                world.answer(pick, 503, &[("retry-after", &time.to_string())], "", &mut attempts)
+                world.answer(pick, 503, &[("retry-after", &time.to_string())], "", attempts)
             }
-            How::Absent => world.answer(pick, 404, &[], NOT_FOUND, &mut attempts),
-            How::PeakLoad => world.answer(pick, 429, &[], PEAK_LOAD, &mut attempts),
-            How::Failure(failure) => world.failure(pick, *failure, &mut attempts),
+            How::Absent => world.answer(pick, 404, &[], NOT_FOUND, attempts),
+            How::PeakLoad => {
+                self.smallest_mark = self.smallest_mark.min(request.charge);
+                world.answer(pick, 429, &[], PEAK_LOAD, attempts)
+            }
+            How::Failure(failure) => world.failure(pick, *failure, attempts),
         };
-        if judgement.next == Next::NextLane { self.pick(attempts, name, charge) } else { Ok(()) }
+        if judgement.next == Next::NextLane { self.pick(request) } else { Ok(()) }
     }
 }
 
@@ -183,7 +224,7 @@ fn backends() -> impl Strategy<Value = Vec<(u32, u32)>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// I2: nothing is sent to a lane before its deadline but a probe. I3: the wait told is never sooner than
+    /// I1: nothing is exhausted while an untried lane admits. I2: nothing is sent to a lane before its deadline but a probe. I3: the wait told is never sooner than
     /// min(true soonest recovery, 59 s). I8: picks minus reports equals in flight. Checked at every step.
     #[test]
     fn deadlines_waits_and_counts_hold_on_every_schedule(

@@ -80,9 +80,9 @@ fn a_backend_shows_its_own_rest_or_refusal_and_else_that_of_its_lanes() {
     assert_eq!(told(&mut world), (State::Refused, Some(seconds(60)), Some(Reason::Status(403))));
     world.pass(seconds(60));
     world.meet_failure(AttemptFailure::Refused);
-    let refused = Some(Reason::Failure(AttemptFailure::Refused));
-    assert_eq!(told(&mut world), (State::Resting, Some(seconds(5)), refused));
-    assert_eq!(refused.unwrap().to_string(), "connect refused");
+    let refused = Reason::Failure(AttemptFailure::Refused);
+    assert_eq!(told(&mut world), (State::Resting, Some(seconds(5)), Some(refused)));
+    assert_eq!(refused.to_string(), "connect refused");
 }
 
 #[test]
