@@ -76,7 +76,13 @@ fn await_answer(process: &mut Running, port: u16, request_line: &str, body: &str
 
 fn sidestep(arguments: &[&str], settings: &Path) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sidestep"));
-    command.args(arguments).arg("--config").arg(settings).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+    command
+        .args(arguments)
+        .arg("--config")
+        .arg(settings)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     Running(command.spawn().expect("the binary under test starts"))
 }
 
@@ -129,7 +135,10 @@ fn stage() -> Stage {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test binary has no settings: the environment says whether this is CI")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test binary has no settings: the environment says whether this is CI"
+)]
 fn in_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true")
 }
@@ -172,7 +181,10 @@ fn run_suite(mut suite: Command) {
     assert!(status.success(), "{stdout}\n{stderr}");
     say(stdout.trim_end());
     // Without this the suite would also pass with a first backend that nobody asked.
-    assert!(throttled_so_far(&stage) > 0, "the throttled backend was never asked: nothing was proven\n{stdout}");
+    assert!(
+        throttled_so_far(&stage) > 0,
+        "the throttled backend was never asked: nothing was proven\n{stdout}"
+    );
 }
 
 fn python() -> PathBuf {

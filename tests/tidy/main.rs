@@ -17,7 +17,8 @@ fn root() -> &'static Path {
 
 /// Every Rust file below `src`, `tests` and `benches`, with paths relative to the root.
 fn rust_files() -> Vec<SourceFile> {
-    let mut pending: Vec<PathBuf> = ["src", "tests", "benches"].iter().map(|folder| root().join(folder)).collect();
+    let mut pending: Vec<PathBuf> =
+        ["src", "tests", "benches"].iter().map(|folder| root().join(folder)).collect();
     let mut files = Vec::new();
     while let Some(folder) = pending.pop() {
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
@@ -45,7 +46,11 @@ fn assert_tidy(findings: &[Finding]) {
 
 fn each(check: fn(&SourceFile) -> Vec<Finding>) -> Vec<Finding> {
     let files = rust_files();
-    assert!(files.iter().any(|file| file.path == "src/lib.rs"), "the scan found no src/lib.rs below {}", root().display());
+    assert!(
+        files.iter().any(|file| file.path == "src/lib.rs"),
+        "the scan found no src/lib.rs below {}",
+        root().display()
+    );
     files.iter().flat_map(check).collect()
 }
 
@@ -81,13 +86,16 @@ fn every_room_of_the_source_tree_stands_in_the_import_table() {
 
 #[test]
 fn the_root_holds_only_what_belongs_there() {
-    let Ok(output) = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output() else { return };
+    let Ok(output) = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output() else {
+        return;
+    };
     // Without git, or unpacked from a source archive, there is no list to check.
     if !output.status.success() || !root().join(".git").exists() {
         return;
     }
     let listing = String::from_utf8_lossy(&output.stdout);
-    let mut entries: Vec<&str> = listing.split('\0').filter(|path| !path.is_empty()).map(rules::first_segment).collect();
+    let mut entries: Vec<&str> =
+        listing.split('\0').filter(|path| !path.is_empty()).map(rules::first_segment).collect();
     entries.dedup();
     assert!(entries.contains(&"Cargo.toml"), "git lists no Cargo.toml: the check looked in the wrong place");
     assert_tidy(&rules::root_entries(&entries));

@@ -21,8 +21,24 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const EVERYTHING: &[&str] = &["app", "main", "lib"];
 
 const ROOT: &[&str] = &[
-    ".ci", ".clippy.toml", ".deny.toml", ".dockerignore", ".github", ".gitignore", ".rustfmt.toml", "Cargo.lock",
-    "Cargo.toml", "Dockerfile", "LICENSE", "README.md", "benches", "config", "docs", "examples", "src", "tests",
+    ".ci",
+    ".clippy.toml",
+    ".deny.toml",
+    ".dockerignore",
+    ".github",
+    ".gitignore",
+    ".rustfmt.toml",
+    "Cargo.lock",
+    "Cargo.toml",
+    "Dockerfile",
+    "LICENSE",
+    "README.md",
+    "benches",
+    "config",
+    "docs",
+    "examples",
+    "src",
+    "tests",
 ];
 
 /// Words of design.md 1 that are not used, because they hide what a thing is.
@@ -128,7 +144,10 @@ fn raw_string(bytes: &[u8], at: usize) -> Option<usize> {
     let mut end = vec![b'"'];
     end.resize(1 + hashes, b'#');
     let inner = &bytes[start + 1..];
-    let length = inner.windows(end.len()).position(|window| window == end).map_or(inner.len(), |found| found + end.len());
+    let length = inner
+        .windows(end.len())
+        .position(|window| window == end)
+        .map_or(inner.len(), |found| found + end.len());
     Some(start + 1 + length - at)
 }
 
@@ -208,7 +227,8 @@ fn first_names(code: &str, start: usize, uses: &mut Vec<(usize, String)>) {
 }
 
 fn push_name(code: &str, at: usize, uses: &mut Vec<(usize, String)>) {
-    let name: String = code[at..].chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+    let name: String =
+        code[at..].chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
     let line = code[..at].matches('\n').count() + 1;
     if !name.is_empty() {
         uses.push((line, name));
@@ -221,7 +241,9 @@ pub(crate) fn imports(file: &SourceFile) -> Vec<Finding> {
     crate_uses(&file.text)
         .into_iter()
         .filter(|(_, name)| name != room && !allowed.contains(&name.as_str()))
-        .filter(|(_, name)| IMPORTS.iter().any(|(known, _)| known == name) || EVERYTHING.contains(&name.as_str()))
+        .filter(|(_, name)| {
+            IMPORTS.iter().any(|(known, _)| known == name) || EVERYTHING.contains(&name.as_str())
+        })
         .map(|(line, name)| {
             let may = if allowed.is_empty() { "nothing of ours".to_owned() } else { allowed.join(", ") };
             finding(file, line, format!("`{room}` imports `{name}`; it may import {may}"))
@@ -256,9 +278,15 @@ pub(crate) fn forbidden_text(file: &SourceFile) -> Vec<Finding> {
             findings.push(finding(file, index + 1, "`allow`: use `expect` with a reason, or mend the cause"));
         }
         for name in ["todo", "unimplemented", "dbg"] {
-            let called = dense.match_indices(&format!("{name}!")).any(|(at, _)| at == 0 || !is_word(dense.as_bytes()[at - 1]));
+            let called = dense
+                .match_indices(&format!("{name}!"))
+                .any(|(at, _)| at == 0 || !is_word(dense.as_bytes()[at - 1]));
             if called {
-                findings.push(finding(file, index + 1, format!("`{name}!` does not belong in the main line")));
+                findings.push(finding(
+                    file,
+                    index + 1,
+                    format!("`{name}!` does not belong in the main line"),
+                ));
             }
         }
     }
@@ -299,7 +327,11 @@ pub(crate) fn names(file: &SourceFile) -> Vec<Finding> {
             }
             let name = tokens.next().unwrap_or_default();
             if let Some(word) = banned_word(name) {
-                findings.push(finding(file, index + 1, format!("`{name}`: `{word}` does not say what it is")));
+                findings.push(finding(
+                    file,
+                    index + 1,
+                    format!("`{name}`: `{word}` does not say what it is"),
+                ));
             }
         }
     }
@@ -319,7 +351,10 @@ pub(crate) fn root_entries(entries: &[&str]) -> Vec<Finding> {
     entries
         .iter()
         .filter(stranger)
-        .map(|entry| Finding { place: format!("{entry}:1"), problem: "does not belong in the root".to_owned() })
+        .map(|entry| Finding {
+            place: format!("{entry}:1"),
+            problem: "does not belong in the root".to_owned(),
+        })
         .collect()
 }
 
@@ -327,6 +362,9 @@ pub(crate) fn readme(text: &str) -> Vec<Finding> {
     README_COMMANDS
         .iter()
         .filter(|command| !text.contains(*command))
-        .map(|command| Finding { place: "README.md:1".to_owned(), problem: format!("does not show `{command}`") })
+        .map(|command| Finding {
+            place: "README.md:1".to_owned(),
+            problem: format!("does not show `{command}`"),
+        })
         .collect()
 }

@@ -14,8 +14,14 @@ fn found(findings: &[Finding], places: &[&str]) {
 
 #[test]
 fn an_import_against_the_table_is_found_with_its_line() {
-    found(&rules::imports(&file("src/balance/lane.rs", "//! x\nuse crate::net::Peer;\n")), &["src/balance/lane.rs:2"]);
-    found(&rules::imports(&file("src/terminal/mod.rs", "fn f() { crate::admin::page() }")), &["src/terminal/mod.rs:1"]);
+    found(
+        &rules::imports(&file("src/balance/lane.rs", "//! x\nuse crate::net::Peer;\n")),
+        &["src/balance/lane.rs:2"],
+    );
+    found(
+        &rules::imports(&file("src/terminal/mod.rs", "fn f() { crate::admin::page() }")),
+        &["src/terminal/mod.rs:1"],
+    );
     found(&rules::imports(&file("src/net/mod.rs", "use crate::app;")), &["src/net/mod.rs:1"]);
 }
 
@@ -23,7 +29,10 @@ fn an_import_against_the_table_is_found_with_its_line() {
 fn imports_in_groups_are_seen_one_by_one() {
     let text = "use crate::{\n    balance::{Pool, proxy},\n    terminal,\n    net as wire,\n};\n";
     found(&rules::imports(&file("src/admin/mod.rs", text)), &["src/admin/mod.rs:3"]);
-    found(&rules::imports(&file("src/proxy.rs", "use crate::{ self as us, simulator::Fault };")), &["src/proxy.rs:1"]);
+    found(
+        &rules::imports(&file("src/proxy.rs", "use crate::{ self as us, simulator::Fault };")),
+        &["src/proxy.rs:1"],
+    );
 }
 
 #[test]
@@ -38,7 +47,10 @@ fn allowed_imports_comments_and_strings_are_left_alone() {
 #[test]
 fn code_after_a_quote_character_or_a_lifetime_is_still_seen() {
     let text = "let c = '\"'; use crate::admin;\nfn f<'a, 'b>() { crate::app::run() }\nlet e = '\\''; crate::proxy::x();\n";
-    found(&rules::imports(&file("src/net/a.rs", text)), &["src/net/a.rs:1", "src/net/a.rs:2", "src/net/a.rs:3"]);
+    found(
+        &rules::imports(&file("src/net/a.rs", text)),
+        &["src/net/a.rs:1", "src/net/a.rs:2", "src/net/a.rs:3"],
+    );
 }
 
 #[test]
