@@ -10,6 +10,7 @@
 pub mod status;
 
 mod access;
+mod backends;
 
 use std::fmt;
 use std::net::SocketAddr;

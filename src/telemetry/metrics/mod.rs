@@ -13,6 +13,7 @@ use self::names::{Met, NameId, Names, OTHER};
 mod exposition;
 mod histogram;
 mod names;
+mod pool;
 
 pub use exposition::CONTENT_TYPE;
 
@@ -425,6 +426,11 @@ mod tests {
         assert_eq!(line_of(&text, start), Some("1"));
         let totals = metrics.totals();
         assert_eq!((totals.failed, totals.throttled, totals.exhausted, totals.succeeded), (1, 1, 1, 0));
+    }
+
+    #[test]
+    fn our_words_for_states_are_the_pools() {
+        assert_eq!(STATES, crate::balance::State::ALL.map(crate::balance::State::word));
     }
 
     #[test]
