@@ -18,6 +18,7 @@ use super::place::Place;
 use super::prelude::Held;
 use crate::balance::{Attempts, Verdict};
 use crate::net::server::BodyError;
+use crate::net::stop::{Ear, Stop};
 use crate::net::upstream::Answer;
 use crate::openai::{Api, EventScanner, UsageScanner, errors};
 use crate::telemetry::access::Ended;
@@ -84,6 +85,8 @@ pub struct Committed {
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when the backend has sent nothing, while it does not.
     quiet_since: Option<Instant>,
+    /// A drain's time may be over while the answer still comes.
+    ear: Ear,
 }
 
 struct Open {
@@ -124,6 +127,7 @@ impl Committed {
         idle: Option<Duration>,
         (verdict, place, attempts, ledger): (Verdict, Place, Attempts, Ledger),
     ) -> Self {
+        let ear = ledger.ear();
         let mut committed = Self {
             answer,
             held,
@@ -136,6 +140,7 @@ impl Committed {
             idle,
             timer: None,
             quiet_since: None,
+            ear,
         };
         // An answer without a body is never polled.
         committed.end_if_whole();
@@ -171,7 +176,9 @@ impl Committed {
             None => match Pin::new(&mut self.answer).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    ready!(self.poll_silent_too_long(cx));
+                    if self.ear.listen(cx) == Stop::Run {
+                        ready!(self.poll_silent_too_long(cx));
+                    }
                     return self.cut(cx);
                 }
             },

@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 
 use super::edge::Edge;
 use super::error::ProxyError;
+use crate::net::stop::{Ear, LocalStop};
 use crate::openai::Usage;
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNotes, Ended, Tokens};
 use crate::telemetry::clock;
@@ -20,6 +21,8 @@ pub(super) struct Desk {
     pub(super) ids: RequestIds,
     pub(super) log: AccessLog,
     pub(super) metrics: WorkerMetrics,
+    /// Told when a drain's time is over: what still streams is cut.
+    pub(super) cut: LocalStop,
 }
 
 /// One request's record. Dropped unwritten: the caller left.
@@ -73,6 +76,11 @@ impl Ledger {
             tokens: None,
             written: false,
         }
+    }
+
+    /// Hears when streams are to be cut.
+    pub(super) fn ear(&self) -> Ear {
+        self.desk.cut.ear()
     }
 
     /// From now on we wait for somebody else.

@@ -38,6 +38,7 @@ use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, Pool};
 use crate::identity::callers::Admission;
 use crate::net::server::{Handler, Peer};
+use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
@@ -111,13 +112,18 @@ impl Proxy {
         log: AccessLog,
         metrics: WorkerMetrics,
     ) -> Self {
-        let desk = Rc::new(Desk { ids, log, metrics });
+        let desk = Rc::new(Desk { ids, log, metrics, cut: LocalStop::default() });
         Self { shared, desk, edges: edge::Edges::new(edge) }
     }
 
     /// Makes the next generation known; before the pool is told, so that no pick names an unknown one.
     pub fn prepare(&self, edge: Edge) {
         self.edges.push(edge);
+    }
+
+    /// A drain's time is over: streams that still run are told so, then aborted.
+    pub fn cut_streams(&self) {
+        self.desk.cut.tell(Stop::Abort);
     }
 
     /// Steps 1 to 5: admitted, understood, read, attempted, committed.
