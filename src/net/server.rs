@@ -1,16 +1,25 @@
-//! The server side of HTTP: connections, limits, drain. One `Handler` per thread.
+//! The server side of HTTP: one connection, its limits, its drain. One `Handler` per thread.
 
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
-use hyper_util::rt::TokioIo;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::pacing::{Pace, Paced};
+pub use super::stop::{LocalStop, Stop};
 
 /// The error a body ends with when its connection is to be aborted.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -62,40 +71,225 @@ pub trait Handler: 'static {
     ) -> impl Future<Output = Response<Self::Body>> + 'static;
 }
 
-/// What connections are told.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Stop {
-    /// Go on.
-    Run,
-    /// Finish what has begun, take nothing new.
-    Drain,
-    /// Close at once.
-    Abort,
-}
-
-/// Accepts on `listener` and serves on this thread until `stop` says otherwise.
-/// Must run inside a `tokio::runtime::LocalRuntime`.
+/// Accepts on `listener` and serves on this thread until `stop` says otherwise and, when draining, until
+/// the last connection has ended. Must run inside a `tokio::runtime::LocalRuntime`.
 pub async fn serve<H: Handler>(
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
     handler: Rc<H>,
-    _limits: ServerLimits,
+    limits: ServerLimits,
     mut stop: watch::Receiver<Stop>,
 ) {
+    let local = LocalStop::default();
+    let mut pause = AcceptPause::default();
     loop {
-        let (stream, address) = tokio::select! {
-            accepted = listener.accept() => match accepted { Ok(pair) => pair, Err(_) => continue },
-            _ = stop.wait_for(|state| *state != Stop::Run) => return,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|state| *state != Stop::Run) => break,
         };
+        match accepted {
+            Ok((stream, address)) => {
+                pause.reset();
+                tokio::task::spawn_local(serve_connection(
+                    stream,
+                    Peer { address },
+                    Rc::clone(&handler),
+                    limits,
+                    local.ear(),
+                ));
+            }
+            Err(_) => pause.wait().await,
+        }
+    }
+    drop(listener);
+    local.tell(*stop.borrow_and_update());
+    loop {
+        tokio::select! {
+            () = local.emptied() => return,
+            told = stop.changed() => match told {
+                Ok(()) => local.tell(*stop.borrow_and_update()),
+                Err(_) => local.tell(Stop::Abort),
+            },
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// After an accept error (most often: out of file descriptors) accepting pauses, longer each time, instead
+/// of spinning on an error that cannot go away by itself.
+#[derive(Debug, Default)]
+pub(crate) struct AcceptPause(u32);
+
+impl AcceptPause {
+    pub(crate) fn reset(&mut self) {
+        self.0 = 0;
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        sleep(Duration::from_millis(10 << self.0.min(6))).await;
+        self.0 += 1;
+    }
+}
+
+/// Serves one connection, HTTP/1.1 or (prior knowledge) HTTP/2, until it ends or `ear` hears otherwise.
+pub async fn serve_connection<H: Handler>(
+    stream: TcpStream,
+    peer: Peer,
+    handler: Rc<H>,
+    limits: ServerLimits,
+    ear: super::stop::Ear,
+) {
+    // Each event of a stream must leave at once; an error here means the connection is already gone.
+    let _gone = stream.set_nodelay(true);
+    let http2 = match timeout(limits.idle, speaks_http2(&stream, limits.header_time)).await {
+        Ok(Ok(http2)) => http2,
+        Ok(Err(_)) | Err(_) => return,
+    };
+    if http2 {
+        serve_http2(stream, peer, handler, limits, ear).await;
+    } else {
+        serve_http1(stream, peer, handler, limits, ear).await;
+    }
+}
+
+/// Whether the caller opens with HTTP/2's preface. Looks without taking: one system call per connection.
+async fn speaks_http2(stream: &TcpStream, limit: Duration) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut first = [0; PREFACE.len()];
+    let mut seen = stream.peek(&mut first).await?;
+    let whole = async {
+        // A peek of what is already there returns at once, so a split preface is waited for by the clock.
+        while 0 < seen && seen < PREFACE.len() && first[..seen] == PREFACE[..seen] {
+            sleep(Duration::from_millis(5)).await;
+            seen = stream.peek(&mut first).await?;
+        }
+        Ok(first[..seen] == *PREFACE)
+    };
+    timeout(limit, whole).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn serve_http1<H: Handler>(
+    stream: TcpStream,
+    peer: Peer,
+    handler: Rc<H>,
+    limits: ServerLimits,
+    ear: super::stop::Ear,
+) {
+    let pace = Pace::new();
+    let io = TokioIo::new(Paced::new(stream, pace.clone(), limits.header_time, limits.idle));
+    let service = hyper::service::service_fn(move |request| {
+        pace.busy();
+        let (handler, pace) = (Rc::clone(&handler), pace.clone());
+        async move {
+            let response = handler.handle(request, peer).await;
+            Ok::<_, Infallible>(response.map(|body| PacedBody { body, pace: OnDrop(pace) }))
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(limits.header_bytes.max(8192))
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut told = Stop::Run;
+    poll_fn(|cx| {
+        if ear.state() == Stop::Abort {
+            return Poll::Ready(());
+        }
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let heard = ear.listen(cx);
+        if heard != told {
+            told = heard;
+            connection.as_mut().graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+async fn serve_http2<H: Handler>(
+    stream: TcpStream,
+    peer: Peer,
+    handler: Rc<H>,
+    limits: ServerLimits,
+    ear: super::stop::Ear,
+) {
+    let service = hyper::service::service_fn(move |request| {
         let handler = Rc::clone(&handler);
-        let _ = stream.set_nodelay(true);
+        async move { Ok::<_, Infallible>(handler.handle(request, peer).await) }
+    });
+    let connection = hyper::server::conn::http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        // A vanished caller is noticed although it sends nothing.
+        .keep_alive_interval(Some(Duration::from_secs(60)))
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let mut told = Stop::Run;
+    poll_fn(|cx| {
+        if ear.state() == Stop::Abort || connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let heard = ear.listen(cx);
+        if heard != told {
+            told = heard;
+            connection.as_mut().graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Runs hyper's HTTP/2 tasks on this thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
         tokio::task::spawn_local(async move {
-            let service = hyper::service::service_fn(move |request| {
-                let handler = Rc::clone(&handler);
-                async move { Ok::<_, std::convert::Infallible>(handler.handle(request, Peer { address }).await) }
-            });
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            future.await;
         });
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The answer's body; when hyper lets go of it, the connection is idle again.
+    struct PacedBody<B> {
+        #[pin]
+        body: B,
+        pace: OnDrop,
+    }
+}
+
+struct OnDrop(Pace);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.idle();
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = BodyError>> Body for PacedBody<B> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

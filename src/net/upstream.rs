@@ -1,6 +1,34 @@
 //! The one seam to the backends: send a head and body bytes, get a head and a body.
+//!
+//! One `Upstream` per worker thread and backend. HTTP/1.1 by default, since there one slow stream never
+//! blocks another's connection; HTTP/2 where settings ask for it. What stands behind this interface can be
+//! replaced without touching whoever calls it.
+//!
+//! An HTTP/1.1 connection has no task of its own: whoever waits for the answer drives it, so that an answer
+//! costs one wake-up, not three, and dropping the answer closes the socket at once.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use thiserror::Error;
+
+use super::connect::{ConnectError, Socket, TlsProblem, connect, tls_config};
+use super::idle::Idle;
+use super::server::{BodyError, LocalExecutor};
 
 /// How the upstream side connects and keeps connections.
 #[derive(Clone, Debug)]
@@ -8,7 +36,7 @@ pub struct UpstreamSettings {
     /// TCP, TLS and name look-up together.
     pub connect_timeout: Duration,
     /// PEM file of further roots, beside the platform's.
-    pub ca_file: Option<std::path::PathBuf>,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Where a backend stands.
@@ -24,4 +52,365 @@ pub struct Origin {
     pub path_prefix: String,
     /// Speak HTTP/2 (by ALPN over TLS, by prior knowledge otherwise).
     pub http2: bool,
+}
+
+impl Origin {
+    /// What stands in `Host`: the port only where it is not the scheme's own.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let usual = if self.tls { 443 } else { 80 };
+        if self.port == usual { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// TLS for all workers, made once.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+}
+
+impl Tls {
+    /// The roots of the platform plus those of `ca_file`.
+    ///
+    /// # Errors
+    /// `ca_file` is unreadable or holds no usable certificate.
+    pub fn new(settings: &UpstreamSettings) -> Result<Self, TlsProblem> {
+        let mut http1 = tls_config(settings.ca_file.as_deref())?;
+        let mut http2 = http1.clone();
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        http2.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { http1: Arc::new(http1), http2: Arc::new(http2) })
+    }
+}
+
+/// Why no answer head came.
+#[derive(Debug, Error)]
+pub enum SendError {
+    /// No connection: nothing was sent.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection ended before a whole head.
+    #[error("connection closed before the answer")]
+    Closed {
+        /// It had served another request before, so it may simply have been idle for too long.
+        reused: bool,
+        /// What hyper saw.
+        #[source]
+        source: Option<hyper::Error>,
+    },
+    /// What came is not HTTP.
+    #[error("malformed answer")]
+    Malformed(#[source] hyper::Error),
+    /// The request's own body failed: the caller's fault, not the backend's.
+    #[error("request body failed")]
+    RequestBody(#[source] hyper::Error),
+}
+
+impl SendError {
+    fn new(error: hyper::Error, reused: bool) -> Self {
+        if error.is_parse() {
+            Self::Malformed(error)
+        } else if error.is_user() {
+            Self::RequestBody(error)
+        } else {
+            Self::Closed { reused, source: Some(error) }
+        }
+    }
+}
+
+/// Whether a kept-alive connection may be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reuse {
+    /// If there is one.
+    Allowed,
+    /// A kept one turned out dead: open a new one.
+    Never,
+}
+
+/// One backend, seen from one worker.
+#[derive(Debug)]
+pub struct Upstream {
+    origin: Origin,
+    authority: Authority,
+    host: HeaderValue,
+    tls: Arc<ClientConfig>,
+    connect_timeout: Duration,
+    idle: Rc<Idle<Line>>,
+    http2: RefCell<Option<http2::SendRequest<RequestBody>>>,
+}
+
+/// The origin cannot stand in a request.
+#[derive(Debug, Error)]
+#[error("{0}: not a usable address")]
+pub struct UnusableOrigin(String);
+
+impl Upstream {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// The host is not one that HTTP can name.
+    pub fn new(origin: Origin, tls: &Tls, connect_timeout: Duration) -> Result<Self, UnusableOrigin> {
+        let text = origin.authority();
+        let authority: Authority = text.parse().map_err(|_| UnusableOrigin(text.clone()))?;
+        let host = HeaderValue::from_str(&text).map_err(|_| UnusableOrigin(text))?;
+        let tls = Arc::clone(if origin.http2 { &tls.http2 } else { &tls.http1 });
+        Ok(Self {
+            origin,
+            authority,
+            host,
+            tls,
+            connect_timeout,
+            idle: Rc::default(),
+            http2: RefCell::default(),
+        })
+    }
+
+    /// Sends one request and waits for its answer's head. Dropping the future cancels the request.
+    /// `Host` is set here; every other header is the caller's business.
+    ///
+    /// # Errors
+    /// Why there is no head; see `SendError`.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: PathAndQuery,
+        headers: HeaderMap,
+        body: RequestBody,
+        reuse: Reuse,
+    ) -> Result<Response<Answer>, SendError> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.headers_mut() = headers;
+        *request.uri_mut() = Uri::from(path);
+        if self.origin.http2 {
+            if let Some(sender) = self.kept_http2(reuse) {
+                return self.send_http2(sender, request, true).await;
+            }
+        } else if reuse == Reuse::Allowed
+            && let Some(line) = self.idle.take().await
+        {
+            return self.send_http1(line, request, true).await;
+        }
+        let socket = connect(&self.origin, &self.tls, self.connect_timeout).await?;
+        if self.origin.http2 && (!self.origin.tls || socket.agreed_on_http2()) {
+            let sender = self.open_http2(socket).await?;
+            return self.send_http2(sender, request, false).await;
+        }
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(socket)).await.map_err(|error| SendError::new(error, false))?;
+        self.send_http1(Line { sender, connection: Box::pin(connection) }, request, false).await
+    }
+
+    async fn send_http1(
+        &self,
+        mut line: Line,
+        mut request: Request<RequestBody>,
+        reused: bool,
+    ) -> Result<Response<Answer>, SendError> {
+        request.headers_mut().insert(header::HOST, self.host.clone());
+        let mut answer = std::pin::pin!(line.sender.send_request(request));
+        // The answer's future moves only when the connection is driven, which happens right here: it needs
+        // no waker of its own, and a real one would wake this task once more for nothing.
+        let mut unwoken = Context::from_waker(Waker::noop());
+        let mut open = true;
+        let response = poll_fn(|cx| {
+            if open {
+                open = line.connection.as_mut().poll(cx).is_pending();
+            }
+            match answer.as_mut().poll(&mut unwoken) {
+                Poll::Pending if open => Poll::Pending,
+                Poll::Pending => Poll::Ready(Err(SendError::Closed { reused, source: None })),
+                Poll::Ready(answer) => Poll::Ready(answer.map_err(|error| SendError::new(error, reused))),
+            }
+        })
+        .await?;
+        let kept = open.then(|| Kept { line, home: Rc::clone(&self.idle) });
+        Ok(response.map(|body| Answer { body, kept }))
+    }
+
+    fn kept_http2(&self, reuse: Reuse) -> Option<http2::SendRequest<RequestBody>> {
+        let mut kept = self.http2.borrow_mut();
+        if reuse == Reuse::Never || kept.as_ref().is_some_and(http2::SendRequest::is_closed) {
+            *kept = None;
+        }
+        kept.clone()
+    }
+
+    async fn open_http2(&self, socket: Socket) -> Result<http2::SendRequest<RequestBody>, SendError> {
+        let (sender, connection) = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| SendError::new(error, false))?;
+        tokio::task::spawn_local(async move {
+            // Each request on it hears of its end by itself.
+            let _ended = connection.await;
+        });
+        *self.http2.borrow_mut() = Some(sender.clone());
+        Ok(sender)
+    }
+
+    async fn send_http2(
+        &self,
+        mut sender: http2::SendRequest<RequestBody>,
+        mut request: Request<RequestBody>,
+        reused: bool,
+    ) -> Result<Response<Answer>, SendError> {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(if self.origin.tls { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.authority = Some(self.authority.clone());
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+        *request.version_mut() = Version::HTTP_2;
+        let failed = |error| SendError::new(error, reused);
+        sender.ready().await.map_err(failed)?;
+        let response = sender.send_request(request).await.map_err(failed)?;
+        Ok(response.map(|body| Answer { body, kept: None }))
+    }
+}
+
+/// One HTTP/1.1 connection.
+#[derive(Debug)]
+struct Line {
+    sender: http1::SendRequest<RequestBody>,
+    connection: Pin<Box<http1::Connection<TokioIo<Socket>, RequestBody>>>,
+}
+
+impl super::idle::Alive for Line {
+    fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
+        self.connection.as_mut().poll(cx).is_pending() && self.sender.is_ready()
+    }
+}
+
+/// A connection and where it goes once the answer has been read whole.
+#[derive(Debug)]
+struct Kept {
+    line: Line,
+    home: Rc<Idle<Line>>,
+}
+
+/// An answer's body. Dropped before its end, it closes the connection (HTTP/1.1) or resets the stream.
+#[derive(Debug)]
+pub struct Answer {
+    body: Incoming,
+    kept: Option<Kept>,
+}
+
+impl Answer {
+    /// Read to its end: the connection may serve the next request.
+    fn finish(&mut self, cx: &mut Context<'_>) {
+        if let Some(mut kept) = self.kept.take()
+            && super::idle::Alive::poll_alive(&mut kept.line, cx)
+        {
+            kept.home.put(kept.line);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.kept.is_some() && self.body.is_end_stream() {
+            self.finish(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let Some(kept) = &mut this.kept else {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        };
+        // As in `send_http1`: driving the connection is what moves the body.
+        let mut unwoken = Context::from_waker(Waker::noop());
+        let mut frame = Pin::new(&mut this.body).poll_frame(&mut unwoken);
+        if frame.is_pending() {
+            if kept.line.connection.as_mut().poll(cx).is_ready() {
+                this.kept = None;
+                return Pin::new(&mut this.body).poll_frame(cx);
+            }
+            frame = Pin::new(&mut this.body).poll_frame(&mut unwoken);
+        }
+        if let Poll::Ready(None) = frame {
+            this.finish(cx);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What is sent as a request's body.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// Kept bytes in up to three pieces (before, instead of, and after a replaced name): can be sent again.
+    Whole([Bytes; 3]),
+    /// What has been read so far, then the rest as it comes: can be sent once.
+    Streamed {
+        /// Read already; in order.
+        begun: std::collections::VecDeque<Bytes>,
+        /// Still to come.
+        rest: Incoming,
+        /// In all, where the caller said so.
+        length: Option<u64>,
+    },
+}
+
+impl RequestBody {
+    /// No body.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self::Whole([Bytes::new(), Bytes::new(), Bytes::new()])
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Whole(pieces) => {
+                let next = pieces.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
+                Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
+            }
+            Self::Streamed { begun, rest, .. } => match begun.pop_front() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None => Pin::new(rest).poll_frame(cx).map_err(|error| io::Error::other(error).into()),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(pieces) => pieces.iter().all(Bytes::is_empty),
+            Self::Streamed { begun, rest, .. } => begun.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Streamed { length, .. } => length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
 }

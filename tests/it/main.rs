@@ -1,1 +1,4 @@
-fn main() {}
+//! Scenarios over real sockets.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod simulator;

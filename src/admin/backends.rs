@@ -1,0 +1,61 @@
+//! The pool's snapshot as the status document tells it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::balance::{BackendSnapshot, LaneSnapshot, Reason};
+
+use super::status::{BackendStatus, LaneStatus, QuotaStatus};
+
+impl From<&BackendSnapshot> for BackendStatus {
+    fn from(backend: &BackendSnapshot) -> Self {
+        Self {
+            name: backend.name.to_string(),
+            url: backend.url.to_string(),
+            priority: backend.priority,
+            weight: backend.weight,
+            credential: if backend.credential_ready { "ready" } else { "missing" },
+            drained: backend.drained,
+            in_flight: backend.tally.in_flight,
+            state: backend.state.word(),
+            remaining_ms: backend.remaining.map(ms),
+            cause: backend.cause.map(text),
+            requests_total: backend.tally.requests,
+            served_total: backend.tally.served,
+            throttled_total: backend.tally.throttled,
+            failed_total: backend.tally.failed,
+            tokens_total: backend.tally.tokens,
+            lanes: backend.lanes.iter().map(LaneStatus::from).collect(),
+        }
+    }
+}
+
+impl From<&LaneSnapshot> for LaneStatus {
+    fn from(lane: &LaneSnapshot) -> Self {
+        Self {
+            deployment: lane.deployment.to_string(),
+            state: lane.state.word(),
+            remaining_ms: lane.remaining.map(ms),
+            cause: lane.cause.map(text),
+            in_flight: lane.tally.in_flight,
+            requests_total: lane.tally.requests,
+            served_total: lane.tally.served,
+            throttled_total: lane.tally.throttled,
+            failed_total: lane.tally.failed,
+            tokens_total: lane.tally.tokens,
+            quota: QuotaStatus {
+                limit_tokens: lane.quota.limit_tokens,
+                remaining_tokens: lane.quota.remaining_tokens,
+            },
+        }
+    }
+}
+
+/// Rounded up: nobody is told that a lane admits sooner than it does.
+fn ms(remaining: Duration) -> u64 {
+    u64::try_from(remaining.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+fn text(reason: Reason) -> Cow<'static, str> {
+    Cow::Owned(reason.to_string())
+}

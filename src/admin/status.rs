@@ -1,0 +1,228 @@
+//! The status document, `GET /status`: what the live view and scripts read.
+//!
+//! Fields are added, never renamed; readers tolerate missing and additional ones.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use crate::telemetry::metrics::Totals;
+
+/// The whole document.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatusDocument {
+    /// Of Sidestep.
+    pub version: &'static str,
+    /// Wall time, milliseconds since 1970.
+    pub now_ms: u64,
+    /// Since the start.
+    pub uptime_seconds: f64,
+    /// The callers' listener, as a URL.
+    pub listen: String,
+    /// The admin listener, as a URL.
+    pub admin: Option<String>,
+    /// A stop was asked for.
+    pub draining: bool,
+    /// What callers saw.
+    pub callers: CallersStatus,
+    /// Tokens of all callers.
+    pub tokens: TokensStatus,
+    /// In the order of the settings.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// What callers saw since the start.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct CallersStatus {
+    /// Requests that ended.
+    pub requests_total: u64,
+    /// Of them, answered 2xx or 3xx.
+    pub succeeded_total: u64,
+    /// Of them, answered 429 or 5xx.
+    pub failed_total: u64,
+    /// Of `failed_total`, answered 429.
+    pub throttled_total: u64,
+    /// Requests that have begun and not ended.
+    pub in_flight: u64,
+    /// Attempts that went to another backend than the one before.
+    pub failovers_total: u64,
+    /// Requests that no lane admitted.
+    pub exhausted_total: u64,
+}
+
+/// Tokens since the start.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct TokensStatus {
+    /// Of prompts, cached ones included.
+    pub prompt_total: u64,
+    /// Of prompts, those that were cached.
+    pub cached_total: u64,
+    /// Of answers.
+    pub completion_total: u64,
+}
+
+impl From<&Totals> for CallersStatus {
+    fn from(totals: &Totals) -> Self {
+        Self {
+            requests_total: totals.requests,
+            succeeded_total: totals.succeeded,
+            failed_total: totals.failed,
+            throttled_total: totals.throttled,
+            in_flight: totals.in_flight,
+            failovers_total: totals.failovers,
+            exhausted_total: totals.exhausted,
+        }
+    }
+}
+
+impl From<&Totals> for TokensStatus {
+    fn from(totals: &Totals) -> Self {
+        Self {
+            prompt_total: totals.prompt_tokens,
+            cached_total: totals.cached_tokens,
+            completion_total: totals.completion_tokens,
+        }
+    }
+}
+
+/// One backend.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// Lower is used first.
+    pub priority: u32,
+    /// Share among equals.
+    pub weight: u32,
+    /// `ready` or `missing`.
+    pub credential: &'static str,
+    /// An operator has drained it.
+    pub drained: bool,
+    /// Attempts under way.
+    pub in_flight: u64,
+    /// A word of `metrics::STATES`.
+    pub state: &'static str,
+    /// Until it admits again.
+    pub remaining_ms: Option<u64>,
+    /// Why it does not admit: a short fixed text.
+    pub cause: Option<Cow<'static, str>>,
+    /// Attempts.
+    pub requests_total: u64,
+    /// Of them, answered well.
+    pub served_total: u64,
+    /// Of them, answered 429.
+    pub throttled_total: u64,
+    /// Of them, failed.
+    pub failed_total: u64,
+    /// Tokens used.
+    pub tokens_total: u64,
+    /// Its lanes.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// One lane.
+#[derive(Clone, Debug, Serialize)]
+pub struct LaneStatus {
+    /// The deployment by its name there; empty for the unnamed lane.
+    pub deployment: String,
+    /// A word of `metrics::STATES`.
+    pub state: &'static str,
+    /// Until it admits again.
+    pub remaining_ms: Option<u64>,
+    /// Why it does not admit: a short fixed text.
+    pub cause: Option<Cow<'static, str>>,
+    /// Attempts under way.
+    pub in_flight: u64,
+    /// Attempts.
+    pub requests_total: u64,
+    /// Of them, answered well.
+    pub served_total: u64,
+    /// Of them, answered 429.
+    pub throttled_total: u64,
+    /// Of them, failed.
+    pub failed_total: u64,
+    /// Tokens used.
+    pub tokens_total: u64,
+    /// What we know of its quota.
+    pub quota: QuotaStatus,
+}
+
+/// A lane's quota, as far as its answers have told.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct QuotaStatus {
+    /// Tokens per minute.
+    pub limit_tokens: Option<u64>,
+    /// Of them, left.
+    pub remaining_tokens: Option<u64>,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn document() -> StatusDocument {
+        let lane = LaneStatus {
+            deployment: "gpt-4o".into(),
+            state: "cooling",
+            remaining_ms: Some(1_500),
+            cause: Some("retry-after-ms".into()),
+            in_flight: 0,
+            requests_total: 0,
+            served_total: 0,
+            throttled_total: 0,
+            failed_total: 0,
+            tokens_total: 0,
+            quota: QuotaStatus::default(),
+        };
+        let backend = BackendStatus {
+            name: "west".into(),
+            url: "https://west.openai.azure.com".into(),
+            priority: 1,
+            weight: 1,
+            credential: "ready",
+            drained: false,
+            in_flight: 0,
+            state: "admitting",
+            remaining_ms: None,
+            cause: None,
+            requests_total: 2,
+            served_total: 0,
+            throttled_total: 0,
+            failed_total: 0,
+            tokens_total: 0,
+            lanes: vec![lane],
+        };
+        StatusDocument {
+            version: "0.1.0",
+            now_ms: 1_790_000_000_000,
+            uptime_seconds: 12.3,
+            listen: "http://127.0.0.1:8080".into(),
+            admin: Some("http://127.0.0.1:9080".into()),
+            draining: false,
+            callers: CallersStatus::default(),
+            tokens: TokensStatus::default(),
+            backends: vec![backend],
+        }
+    }
+
+    #[test]
+    fn the_document_has_exactly_the_agreed_fields() {
+        let expected = r#"{"version":"0.1.0","now_ms":1790000000000,"uptime_seconds":12.3,
+            "listen":"http://127.0.0.1:8080","admin":"http://127.0.0.1:9080","draining":false,
+            "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,
+                "in_flight":0,"failovers_total":0,"exhausted_total":0},
+            "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
+            "backends":[{"name":"west","url":"https://west.openai.azure.com","priority":1,"weight":1,
+                "credential":"ready","drained":false,"in_flight":0,"state":"admitting",
+                "remaining_ms":null,"cause":null,"requests_total":2,"served_total":0,
+                "throttled_total":0,"failed_total":0,"tokens_total":0,
+                "lanes":[{"deployment":"gpt-4o","state":"cooling","remaining_ms":1500,
+                    "cause":"retry-after-ms","in_flight":0,"requests_total":0,"served_total":0,
+                    "throttled_total":0,"failed_total":0,"tokens_total":0,
+                    "quota":{"limit_tokens":null,"remaining_tokens":null}}]}]}"#;
+        let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
+        assert_eq!(serde_json::to_value(document()).unwrap(), expected);
+    }
+}

@@ -1,0 +1,78 @@
+//! One request's memory: where it has been, and what that is worth saying in the end.
+
+use super::backend::BackendId;
+use super::health::Failure;
+use super::reason::AttemptFailure;
+
+/// One request's memory; `Attempts::default()` at its start, then handed to every call for that request.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    tried: Tried,
+    /// Failures that count once another lane answers this same request well.
+    pub(super) unconfirmed: Vec<Unconfirmed>,
+    /// The number of the pick whose good answer has been noted.
+    pub(super) answered: Option<u64>,
+    pub(super) was_throttled: bool,
+    pub(super) was_refused: bool,
+    pub(super) repeated_timeout: bool,
+    pub(super) kept: Option<Kept>,
+    pub(super) failure: Option<AttemptFailure>,
+}
+
+impl Attempts {
+    /// How many lanes were tried.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tried.len()
+    }
+
+    pub(super) fn has_tried(&self, backend: BackendId) -> bool {
+        self.tried.contains(backend)
+    }
+
+    pub(super) fn note(&mut self, backend: BackendId) {
+        self.tried.push(backend);
+    }
+}
+
+/// What kind of answer the edge keeps, to pass it back if nothing better comes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kept {
+    /// "This deployment does not exist": only true when all say so.
+    Absent,
+    /// Any other.
+    Other,
+}
+
+/// A failure that may yet turn out to be the request's own.
+#[derive(Debug)]
+pub(super) struct Unconfirmed {
+    pub(super) backend: BackendId,
+    /// Slot and stamp; `None` where the backend's connections failed.
+    pub(super) lane: Option<(usize, u64)>,
+    pub(super) failure: Failure,
+}
+
+/// Backends already asked. A request seldom asks more than a few, and the happy path must not allocate.
+#[derive(Debug, Default)]
+struct Tried {
+    first: [Option<BackendId>; 4],
+    more: Vec<BackendId>,
+}
+
+impl Tried {
+    fn contains(&self, backend: BackendId) -> bool {
+        self.first.contains(&Some(backend)) || self.more.contains(&backend)
+    }
+
+    fn push(&mut self, backend: BackendId) {
+        match self.first.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(backend),
+            None => self.more.push(backend),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.first.iter().flatten().count() + self.more.len()
+    }
+}

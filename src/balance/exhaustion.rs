@@ -1,0 +1,163 @@
+//! Nothing admits: what to say, and when to come back.
+//!
+//! Telling every refused caller the exact soonest moment is the obvious rule and was simulated: all return together
+//! to the one lane that is back first, burn their SDK's two retries within seconds, and more of them fail than with
+//! no balancer (selection.md 3). So each is told the recovery of a lane drawn by weight, and a little spread. With
+//! tens of lanes, tens of different moments.
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::attempts::Kept;
+use super::choosing::{self, Standing, View};
+use super::cooldown::SHORTEST;
+use super::reason::AttemptFailure;
+
+/// Never told more: every SDK honours less than 60 s, and 60 itself is ignored by some (azure-openai.md 5.1).
+const LONGEST_WAIT: Duration = Duration::from_secs(59);
+
+/// The most that is added at random; never more than the wait itself, so that milliseconds stay milliseconds.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// No lane that could serve the request admits it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Exhausted {
+    /// At least one is throttled: 429.
+    #[error("all backends for this deployment are rate limited")]
+    Throttled {
+        /// When to come back, in whole milliseconds, from 10 ms to 59 s.
+        wait: Duration,
+    },
+    /// Only size marks are in the way: 429 that is not worth retrying.
+    #[error("the request is too large for every backend at the moment")]
+    TooLarge,
+    /// No backend has this deployment in its settings: 404.
+    #[error("no backend serves this deployment")]
+    Unserved,
+    /// Everything was tried, or cannot be.
+    #[error("no backend could serve the request")]
+    Spent {
+        /// What to say.
+        cause: Cause,
+    },
+}
+
+/// Why nothing could serve the request, where throttling was not it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    /// Pass back the answer that was kept last ([`super::Judgement`]'s `keep`).
+    Answered,
+    /// 502, or 504 where time ran out: the last attempt brought no answer.
+    Failed(AttemptFailure),
+    /// 502 `backend_refused`: our credential was rejected.
+    Refused,
+    /// 503, worth retrying after a second: what is left has failed before, and its probe is under way.
+    Probing,
+    /// 503: no backend has its credential yet.
+    NoCredential,
+    /// 404: every backend that may be asked said lately that it does not have this deployment.
+    Absent,
+    /// 400: every backend said lately that its deployment does not do this operation.
+    Unsupported,
+    /// 503: the backends are drained, or the caller may not spill over to them.
+    OutOfUse,
+}
+
+/// Which standings there are among the lanes that serve the deployment.
+#[derive(Default)]
+struct Census {
+    lanes: u32,
+    too_large: u32,
+    waiting: u32,
+    refused: u32,
+    absent: u32,
+    unsupported: u32,
+    no_credential: u32,
+    drawn: Option<Instant>,
+}
+
+impl Census {
+    fn take(view: View<'_>, rng: &mut Rng) -> Self {
+        let mut census = Self::default();
+        let cooling = view.serving().filter_map(|candidate| {
+            let standing = view.standing(&candidate);
+            census.count(standing);
+            match standing {
+                Standing::Cooling { until } => Some((until, choosing::weight(&candidate))),
+                _ => None,
+            }
+        });
+        let drawn = choosing::draw(rng, cooling);
+        census.drawn = drawn;
+        census
+    }
+
+    fn count(&mut self, standing: Standing) {
+        self.lanes += 1;
+        match standing {
+            Standing::TooLarge => self.too_large += 1,
+            Standing::Resting { .. } | Standing::Probing | Standing::ProbeDue => self.waiting += 1,
+            Standing::Refused => self.refused += 1,
+            Standing::Absent => self.absent += 1,
+            Standing::Unsupported => self.unsupported += 1,
+            Standing::NoCredential => self.no_credential += 1,
+            Standing::OutOfUse => self.lanes -= 1,
+            Standing::Admits | Standing::Cooling { .. } => {}
+        }
+    }
+}
+
+/// What to say to a request for which nothing was chosen.
+pub(super) fn exhausted(view: View<'_>, rng: &mut Rng) -> Exhausted {
+    if view.ways.iter().all(Option::is_none) {
+        return Exhausted::Unserved;
+    }
+    let census = Census::take(view, rng);
+    if census.drawn.is_some() || view.attempts.was_throttled {
+        // A lane throttled for this very request may be back already; then the shortest wait is the honest one.
+        let recovery = census.drawn.map_or(Duration::ZERO, |until| until.saturating_duration_since(view.now));
+        return Exhausted::Throttled { wait: wait(recovery, rng) };
+    }
+    let unable = census.refused + census.absent + census.unsupported + census.no_credential;
+    if census.too_large > 0 && census.too_large + unable == census.lanes {
+        return Exhausted::TooLarge;
+    }
+    Exhausted::Spent { cause: cause(&census, view) }
+}
+
+fn cause(census: &Census, view: View<'_>) -> Cause {
+    let attempts = view.attempts;
+    if attempts.kept == Some(Kept::Other) {
+        return Cause::Answered;
+    }
+    if let Some(failure) = attempts.failure {
+        return Cause::Failed(failure);
+    }
+    if attempts.was_refused || census.refused > 0 {
+        return Cause::Refused;
+    }
+    if census.waiting > 0 {
+        return Cause::Probing;
+    }
+    if census.no_credential > 0 {
+        return Cause::NoCredential;
+    }
+    if attempts.kept == Some(Kept::Absent) {
+        return Cause::Answered;
+    }
+    if census.absent > 0 {
+        return Cause::Absent;
+    }
+    if census.unsupported > 0 {
+        return Cause::Unsupported;
+    }
+    Cause::OutOfUse
+}
+
+/// The recovery of the lane drawn, plus U(0, min(1 s, that)); rounded up to whole milliseconds, as it is told.
+fn wait(recovery: Duration, rng: &mut Rng) -> Duration {
+    let wait = recovery + recovery.min(SPREAD).mul_f64(rng.f64());
+    let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    Duration::from_millis(millis).clamp(SHORTEST, LONGEST_WAIT)
+}

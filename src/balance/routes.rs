@@ -1,0 +1,294 @@
+//! From a deployment's name to one lane per backend, and the bound on both.
+//!
+//! A caller that invents names must cost nothing lasting: routes and lanes are at most `limits.lanes` (or as many as
+//! the settings name); the oldest that nobody ever served are forgotten first; when all are in use, a further name travels
+//! on the backends' unnamed lanes, without a memory of its own.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::backend::{Backend, BackendId};
+use super::lane::Lane;
+
+/// How many unserved names are looked at to find one that can be forgotten; busy ones move to the back of the queue.
+const LOOKED_AT: usize = 32;
+
+/// All lanes, in slots that stay where they are.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    slots: Vec<Option<Lane>>,
+    free: Vec<usize>,
+    stamps: u64,
+}
+
+impl Lanes {
+    pub(super) fn get(&self, slot: usize) -> Option<&Lane> {
+        self.slots.get(slot)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Lane> {
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// The very lane, not a later one in its place.
+    pub(super) fn stamped(&mut self, slot: usize, stamp: u64) -> Option<&mut Lane> {
+        self.get_mut(slot).filter(|lane| lane.stamp == stamp)
+    }
+
+    fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn insert(&mut self, backend: BackendId, name: Arc<str>, configured: bool) -> usize {
+        self.stamps += 1;
+        let lane = Some(Lane::new(self.stamps, backend, name, configured));
+        match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = lane;
+                slot
+            }
+            None => {
+                self.slots.push(lane);
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) {
+        if let Some(place) = self.slots.get_mut(slot)
+            && place.take().is_some()
+        {
+            self.free.push(slot);
+        }
+    }
+
+    /// The lane of this name there, made if it is new.
+    pub(super) fn ensure(&mut self, backend: &mut Backend, there: &str, configured: bool) -> usize {
+        if let Some(&slot) = backend.lanes.get(there) {
+            if let Some(lane) = self.get_mut(slot)
+                && configured
+            {
+                lane.configured = true;
+                lane.known = true;
+            }
+            return slot;
+        }
+        let name: Arc<str> = Arc::from(there);
+        let slot = self.insert(backend.id, Arc::clone(&name), configured);
+        backend.lanes.insert(name, slot);
+        slot
+    }
+}
+
+/// How a route leads to one backend.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    /// The lane's slot.
+    pub(super) lane: usize,
+    /// The name there, where it differs.
+    pub(super) there: Option<Arc<str>>,
+}
+
+/// One per backend, by its index; `None` where the deployment is not served.
+type Ways = Box<[Option<Way>]>;
+
+#[derive(Debug)]
+struct Route {
+    name: Arc<str>,
+    ways: Ways,
+    /// Served or throttled once, or named in the settings.
+    known: bool,
+}
+
+/// Where a deployment's requests may go.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A remembered route.
+    Kept(usize),
+    /// The request names no deployment.
+    Unnamed,
+    /// No room to remember another name.
+    Passing(Ways),
+    /// No backend serves it.
+    Nowhere,
+}
+
+impl Found {
+    /// The remembered route, if it is one.
+    pub(super) fn kept(&self) -> Option<usize> {
+        match self {
+            Self::Kept(index) => Some(*index),
+            Self::Unnamed | Self::Passing(_) | Self::Nowhere => None,
+        }
+    }
+}
+
+/// All routes.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    /// Random keys in the hasher: callers choose the names. Never iterated, so nothing here depends on its order.
+    by_name: HashMap<Arc<str>, usize>,
+    slots: Vec<Option<Route>>,
+    free: Vec<usize>,
+    /// Unknown routes, the oldest first.
+    unserved: VecDeque<usize>,
+    unnamed: Ways,
+    limit: usize,
+}
+
+impl Routes {
+    /// With the lanes that the settings name, even where these are more than `limit`.
+    pub(super) fn new(limit: usize, backends: &mut [Backend], lanes: &mut Lanes) -> Self {
+        let mut names: Vec<String> = Vec::new();
+        let mut unnamed = Vec::with_capacity(backends.len());
+        for backend in &mut *backends {
+            unnamed.push(Some(Way { lane: lanes.ensure(backend, "", true), there: None }));
+            match backend.settings.deployments.clone() {
+                super::Deployments::Any => {}
+                super::Deployments::AllAs(there) => {
+                    lanes.ensure(backend, &there, true);
+                }
+                super::Deployments::Named(map) => {
+                    for (name, there) in map {
+                        lanes.ensure(backend, &there, true);
+                        names.push(name);
+                    }
+                }
+            }
+        }
+        let mut routes = Self { unnamed: unnamed.into(), limit: usize::MAX, ..Self::default() };
+        for name in names {
+            if let Found::Kept(index) = routes.find(Some(&name), backends, lanes) {
+                routes.mark_known(index, lanes);
+            }
+        }
+        routes.unserved.clear();
+        routes.limit = limit.max(lanes.count());
+        routes
+    }
+
+    pub(super) fn find(
+        &mut self,
+        deployment: Option<&str>,
+        backends: &mut [Backend],
+        lanes: &mut Lanes,
+    ) -> Found {
+        match deployment {
+            None | Some("") => Found::Unnamed,
+            Some(name) => match self.by_name.get(name) {
+                Some(&index) => Found::Kept(index),
+                None => self.make(name, backends, lanes),
+            },
+        }
+    }
+
+    /// One way per backend; empty for [`Found::Nowhere`].
+    pub(super) fn ways<'a>(&'a self, found: &'a Found) -> &'a [Option<Way>] {
+        match found {
+            Found::Kept(index) => {
+                self.slots.get(*index).and_then(Option::as_ref).map_or(&[], |route| &route.ways)
+            }
+            Found::Unnamed => &self.unnamed,
+            Found::Passing(ways) => ways,
+            Found::Nowhere => &[],
+        }
+    }
+
+    /// A lane of this route answered: it is no invention, and neither are its other lanes.
+    pub(super) fn mark_known(&mut self, index: usize, lanes: &mut Lanes) {
+        let Some(route) = self.slots.get_mut(index).and_then(Option::as_mut) else { return };
+        if route.known {
+            return;
+        }
+        route.known = true;
+        for way in route.ways.iter().flatten() {
+            if let Some(lane) = lanes.get_mut(way.lane) {
+                lane.known = true;
+            }
+        }
+    }
+
+    fn make(&mut self, name: &str, backends: &mut [Backend], lanes: &mut Lanes) -> Found {
+        let (mut served, mut new) = (false, 0);
+        for backend in &*backends {
+            if let Some(there) = backend.settings.deployments.there(name) {
+                served = true;
+                new += usize::from(!backend.lanes.contains_key(there));
+            }
+        }
+        if !served {
+            return Found::Nowhere;
+        }
+        if !self.make_room(new, backends, lanes) {
+            return Found::Passing(self.unnamed_ways(name, backends));
+        }
+        let name: Arc<str> = Arc::from(name);
+        let ways = backends.iter_mut().map(|backend| {
+            let there = backend.settings.deployments.there(&name)?.to_owned();
+            let slot = lanes.ensure(backend, &there, false);
+            let lane = lanes.get_mut(slot)?;
+            lane.routes += 1;
+            Some(Way { lane: slot, there: (*lane.name != *name).then(|| Arc::clone(&lane.name)) })
+        });
+        let route = Some(Route { name: Arc::clone(&name), ways: ways.collect(), known: false });
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slots[index] = route;
+                index
+            }
+            None => {
+                self.slots.push(route);
+                self.slots.len() - 1
+            }
+        };
+        self.by_name.insert(name, index);
+        self.unserved.push_back(index);
+        Found::Kept(index)
+    }
+
+    fn unnamed_ways(&self, name: &str, backends: &[Backend]) -> Ways {
+        let ways = backends.iter().zip(&self.unnamed).map(|(backend, unnamed)| {
+            let there = backend.settings.deployments.there(name)?;
+            let there = (there != name).then(|| Arc::from(there));
+            Some(Way { lane: unnamed.as_ref()?.lane, there })
+        });
+        ways.collect()
+    }
+
+    fn make_room(&mut self, new: usize, backends: &mut [Backend], lanes: &mut Lanes) -> bool {
+        while lanes.count() + new > self.limit || self.by_name.len() >= self.limit {
+            if !self.forget_one(backends, lanes) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Forgets the oldest route that nobody served and nobody is using. False when none was found.
+    fn forget_one(&mut self, backends: &mut [Backend], lanes: &mut Lanes) -> bool {
+        for _ in 0..self.unserved.len().min(LOOKED_AT) {
+            let Some(index) = self.unserved.pop_front() else { return false };
+            let Some(route) = self.slots[index].take_if(|route| !route.known) else { continue };
+            let busy = |way: &Way| lanes.get(way.lane).is_some_and(|lane| lane.tally.in_flight > 0);
+            if route.ways.iter().flatten().any(busy) {
+                self.slots[index] = Some(route);
+                self.unserved.push_back(index);
+                continue;
+            }
+            self.by_name.remove(&route.name);
+            self.free.push(index);
+            for (way, backend) in route.ways.iter().zip(&mut *backends) {
+                let Some(way) = way else { continue };
+                let Some(lane) = lanes.get_mut(way.lane) else { continue };
+                lane.routes -= 1;
+                if lane.routes == 0 && !lane.known {
+                    let name = Arc::clone(&lane.name);
+                    backend.lanes.remove(&name);
+                    lanes.remove(way.lane);
+                }
+            }
+            return true;
+        }
+        false
+    }
+}

@@ -1,0 +1,230 @@
+//! One new connection to a backend: name look-up, TCP, TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use socket2::{SockRef, TcpKeepalive};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::upstream::Origin;
+
+/// A later address is tried beside an earlier one after this (RFC 8305, section 8).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// No more addresses of one name than these are tried.
+const MOST_ADDRESSES: usize = 6;
+
+/// Silent connections are noticed and middle boxes kept awake (azure-openai.md 8: Azure's own idle limit is
+/// four minutes).
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Why there is no connection. Nothing of the request was sent.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The name does not resolve.
+    #[error("name look-up failed")]
+    Dns(#[source] io::Error),
+    /// Nobody listens there.
+    #[error("connection refused")]
+    Refused(#[source] io::Error),
+    /// Any other failure to connect.
+    #[error("connect failed")]
+    Tcp(#[source] io::Error),
+    /// The TLS handshake failed.
+    #[error("TLS handshake failed")]
+    Tls(#[source] io::Error),
+    /// All of it together took too long.
+    #[error("connect timed out")]
+    Timeout,
+}
+
+/// The TLS settings cannot be made.
+#[derive(Debug, Error)]
+pub enum TlsProblem {
+    /// `upstream.ca_file` cannot be read as PEM certificates.
+    #[error("{}: not a PEM file of certificates", .0.display())]
+    CaFile(PathBuf, #[source] rustls::pki_types::pem::Error),
+    /// A certificate of it is refused.
+    #[error("{}: a certificate in it cannot be used", .0.display())]
+    Certificate(PathBuf, #[source] rustls::Error),
+    /// rustls refuses the protocol versions.
+    #[error("TLS cannot be set up")]
+    Setup(#[source] rustls::Error),
+}
+
+/// The roots of the platform plus those of `ca_file`.
+///
+/// A platform without readable roots is not an error here: plain backends need none, and a TLS backend then
+/// fails its handshake with a certificate error.
+///
+/// # Errors
+/// `ca_file` is unreadable or holds no usable certificate.
+pub fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsProblem> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(file) = ca_file {
+        let certificates = CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| TlsProblem::CaFile(file.to_path_buf(), error))?;
+        for certificate in certificates {
+            roots.add(certificate).map_err(|error| TlsProblem::Certificate(file.to_path_buf(), error))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsProblem::Setup)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// Connects to `origin` within `limit`.
+///
+/// # Errors
+/// What failed; nothing of a request was sent.
+pub(crate) async fn connect(
+    origin: &Origin,
+    tls: &Arc<ClientConfig>,
+    limit: Duration,
+) -> Result<Socket, ConnectError> {
+    let connecting = async {
+        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((origin.host.as_str(), origin.port))
+            .await
+            .map_err(ConnectError::Dns)?
+            .take(MOST_ADDRESSES)
+            .collect();
+        let stream = first_to_answer(&addresses).await.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => ConnectError::Refused(error),
+            _ => ConnectError::Tcp(error),
+        })?;
+        stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        // A convenience: without it a dead peer is noticed later.
+        let _kept = SockRef::from(&stream)
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE));
+        if !origin.tls {
+            return Ok(Socket::Plain { stream });
+        }
+        let name = ServerName::try_from(origin.host.clone())
+            .map_err(|error| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        let stream =
+            TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(ConnectError::Tls)?;
+        Ok(Socket::Tls { stream: Box::new(stream) })
+    };
+    timeout(limit, connecting).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// Tries the addresses in turn, each a little after the one before, and takes the first that answers.
+async fn first_to_answer(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    if let [only] = addresses {
+        return TcpStream::connect(only).await;
+    }
+    let mut tries = JoinSet::new();
+    let mut waiting = addresses.iter().copied();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if let Some(address) = waiting.next() {
+            tries.spawn_local(TcpStream::connect(address));
+        } else if tries.is_empty() {
+            return Err(failure);
+        }
+        let pause = async {
+            if waiting.len() == 0 {
+                std::future::pending::<()>().await;
+            }
+            sleep(NEXT_ADDRESS_AFTER).await;
+        };
+        tokio::select! {
+            Some(tried) = tries.join_next() => match tried {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failure = error,
+                Err(panicked) => failure = io::Error::other(panicked),
+            },
+            () = pause => {}
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A connection, encrypted or not.
+    #[derive(Debug)]
+    #[project = SocketProjection]
+    pub(crate) enum Socket {
+        Plain { #[pin] stream: TcpStream },
+        Tls { #[pin] stream: Box<TlsStream<TcpStream>> },
+    }
+}
+
+impl Socket {
+    /// Whether the peer agreed on HTTP/2 by ALPN.
+    pub(crate) fn agreed_on_http2(&self) -> bool {
+        match self {
+            Self::Plain { .. } => false,
+            Self::Tls { stream } => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.project() {
+            SocketProjection::Plain { stream } => stream.poll_read(cx, buf),
+            SocketProjection::Tls { stream } => stream.poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.project() {
+            SocketProjection::Plain { stream } => stream.poll_write(cx, buf),
+            SocketProjection::Tls { stream } => stream.poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.project() {
+            SocketProjection::Plain { stream } => stream.poll_flush(cx),
+            SocketProjection::Tls { stream } => stream.poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.project() {
+            SocketProjection::Plain { stream } => stream.poll_shutdown(cx),
+            SocketProjection::Tls { stream } => stream.poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.project() {
+            SocketProjection::Plain { stream } => stream.poll_write_vectored(cx, bufs),
+            SocketProjection::Tls { stream } => stream.poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain { stream } => stream.is_write_vectored(),
+            Self::Tls { stream } => stream.is_write_vectored(),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A connection's reads, with the time limits of HTTP/1.1: a head must arrive within `header_time` of its
+//! first byte, and a connection between two requests is closed after `idle`.
+//!
+//! hyper's own header timer starts when the connection goes idle and would close every kept-alive connection
+//! of an ingress after `header_time`; so the clock is here, under hyper, and starts at a head's first byte.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    /// Between requests, since then.
+    Idle(Instant),
+    /// A head has begun, then.
+    Head(Instant),
+    /// A request is being served: its time limits are the handler's.
+    Busy,
+}
+
+/// Shared by the socket (which sees bytes) and the service (which sees requests).
+#[derive(Clone, Debug)]
+pub(crate) struct Pace(Rc<Cell<Phase>>);
+
+impl Pace {
+    pub(crate) fn new() -> Self {
+        Self(Rc::new(Cell::new(Phase::Idle(Instant::now()))))
+    }
+
+    /// A whole head has arrived.
+    pub(crate) fn busy(&self) {
+        self.0.set(Phase::Busy);
+    }
+
+    /// The answer has gone; the next head may begin.
+    pub(crate) fn idle(&self) {
+        self.0.set(Phase::Idle(Instant::now()));
+    }
+}
+
+/// The socket, paced.
+#[derive(Debug)]
+pub(crate) struct Paced<S> {
+    socket: S,
+    pace: Pace,
+    header_time: Duration,
+    idle: Duration,
+    /// One timer for both limits, moved only when it fires or must fire earlier.
+    timer: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl<S> Paced<S> {
+    pub(crate) fn new(socket: S, pace: Pace, header_time: Duration, idle: Duration) -> Self {
+        Self { socket, pace, header_time, idle, timer: None }
+    }
+
+    /// Ready once the limit of the present phase has passed.
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let deadline = match self.pace.0.get() {
+                Phase::Busy => return Poll::Pending,
+                Phase::Idle(since) => since + self.idle,
+                Phase::Head(since) => since + self.header_time,
+            };
+            match &mut self.timer {
+                Some((armed, timer)) if *armed <= deadline => {
+                    if timer.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    if *armed == deadline {
+                        return Poll::Ready(());
+                    }
+                    *armed = deadline;
+                    timer.as_mut().reset(deadline);
+                }
+                Some((armed, timer)) => {
+                    *armed = deadline;
+                    timer.as_mut().reset(deadline);
+                }
+                none => *none = Some((deadline, Box::pin(sleep_until(deadline)))),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let filled = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut self.socket).poll_read(cx, buf) {
+            if buf.filled().len() > filled && matches!(self.pace.0.get(), Phase::Idle(_)) {
+                self.pace.0.set(Phase::Head(Instant::now()));
+            }
+            return Poll::Ready(read);
+        }
+        self.poll_limit(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    use super::{Pace, Paced};
+
+    const HEADER_TIME: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_is_cut_ten_seconds_after_its_first_byte_however_long_the_idle_time_before() {
+        let (mut far, near) = duplex(64);
+        let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE);
+        let start = Instant::now();
+        let reading = async {
+            let mut buf = [0; 8];
+            loop {
+                if let Err(error) = paced.read(&mut buf).await {
+                    return error.kind();
+                }
+            }
+        };
+        let writing = async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            far.write_all(b"G").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            far.write_all(b"E").await.unwrap();
+        };
+        let (cut, ()) = tokio::join!(reading, writing);
+        assert_eq!(cut, std::io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed().as_secs(), 110);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_lives_its_own_longer_time() {
+        let (_far, near) = duplex(64);
+        let pace = Pace::new();
+        let mut paced = Paced::new(near, pace.clone(), HEADER_TIME, IDLE);
+        pace.busy();
+        pace.idle();
+        let start = Instant::now();
+        assert!(paced.read(&mut [0; 8]).await.is_err());
+        assert_eq!(start.elapsed(), IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_being_served_has_no_limit_here() {
+        let (mut far, near) = duplex(64);
+        let pace = Pace::new();
+        let mut paced = Paced::new(near, pace.clone(), HEADER_TIME, IDLE);
+        pace.busy();
+        let writing = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(7200)).await;
+            far.write_all(b"x").await.unwrap();
+            far
+        });
+        assert_eq!(paced.read(&mut [0; 8]).await.unwrap(), 1);
+        drop(writing);
+    }
+}

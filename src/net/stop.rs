@@ -1,0 +1,135 @@
+//! How the connections of one thread learn that they are to end.
+//!
+//! A flag in a cell and the wakers of the connections' tasks: looking at it costs a load, where a
+//! `tokio::sync::watch` would be polled, with its lock, at every wake-up of every connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// What connections are told.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Stop {
+    /// Go on.
+    #[default]
+    Run,
+    /// Finish what has begun, take nothing new.
+    Drain,
+    /// Close at once.
+    Abort,
+}
+
+/// One thread's word to all its connections.
+#[derive(Clone, Debug, Default)]
+pub struct LocalStop(Rc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Cell<Stop>,
+    next: Cell<u64>,
+    wakers: RefCell<HashMap<u64, Option<Waker>>>,
+    emptied: RefCell<Option<Waker>>,
+}
+
+/// One connection's ear. Dropped with the connection, which is what `LocalStop::emptied` waits for.
+#[derive(Debug)]
+pub struct Ear {
+    shared: Rc<Shared>,
+    key: u64,
+}
+
+impl LocalStop {
+    /// Tells all connections; never goes back to an earlier state.
+    pub fn tell(&self, state: Stop) {
+        if state <= self.0.state.get() {
+            return;
+        }
+        self.0.state.set(state);
+        let wakers: Vec<Waker> = self.0.wakers.borrow().values().flatten().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// What was last told.
+    #[must_use]
+    pub fn state(&self) -> Stop {
+        self.0.state.get()
+    }
+
+    /// An ear for one more connection.
+    #[must_use]
+    pub fn ear(&self) -> Ear {
+        let key = self.0.next.get();
+        self.0.next.set(key + 1);
+        self.0.wakers.borrow_mut().insert(key, None);
+        Ear { shared: Rc::clone(&self.0), key }
+    }
+
+    /// Resolves once no connection is left.
+    pub async fn emptied(&self) {
+        poll_fn(|cx| {
+            if self.0.wakers.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            *self.0.emptied.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Ear {
+    /// The state now; the task of `cx` is woken when it changes.
+    pub fn listen(&self, cx: &Context<'_>) -> Stop {
+        let mut wakers = self.shared.wakers.borrow_mut();
+        if let Some(slot) = wakers.get_mut(&self.key) {
+            *slot = Some(cx.waker().clone());
+        }
+        self.shared.state.get()
+    }
+
+    /// The state now, at the cost of a load.
+    #[must_use]
+    pub fn state(&self) -> Stop {
+        self.shared.state.get()
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        let mut wakers = self.shared.wakers.borrow_mut();
+        wakers.remove(&self.key);
+        if wakers.is_empty()
+            && let Some(waker) = self.shared.emptied.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LocalStop, Stop};
+
+    #[tokio::test]
+    async fn a_state_never_goes_back() {
+        let stop = LocalStop::default();
+        stop.tell(Stop::Abort);
+        stop.tell(Stop::Drain);
+        assert_eq!(stop.state(), Stop::Abort);
+    }
+
+    #[tokio::test]
+    async fn emptied_resolves_when_the_last_ear_is_gone() {
+        let stop = LocalStop::default();
+        let (first, second) = (stop.ear(), stop.ear());
+        let mut emptied = std::pin::pin!(stop.emptied());
+        let waiting =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(emptied.as_mut().poll(cx).is_pending()));
+        assert!(waiting.await);
+        drop(first);
+        drop(second);
+        emptied.await;
+    }
+}

@@ -1,0 +1,214 @@
+//! Worker threads and the acceptor that feeds them.
+//!
+//! One thread accepts and hands each socket to the worker with the fewest connections: `SO_REUSEPORT` can put
+//! all of few connections on one thread (seen), and one acceptor drains cleanly. It costs one wake-up per
+//! connection. What each worker does with requests is its `Handler`, made on its own thread.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::{mpsc, watch};
+
+use super::server::{AcceptPause, Handler, Peer, ServerLimits, serve_connection};
+use super::stop::{LocalStop, Stop};
+
+/// More threads than this only spread upstream connections thin: one carries 20,000 small requests a second.
+const MOST_BY_DEFAULT: usize = 4;
+
+/// The worker threads.
+#[derive(Debug)]
+pub struct Workers<H> {
+    workers: Vec<Worker<H>>,
+    limits: ServerLimits,
+}
+
+struct Worker<H> {
+    orders: mpsc::UnboundedSender<Order<H>>,
+    connections: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl<H> fmt::Debug for Worker<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+enum Order<H> {
+    Serve(std::net::TcpStream, SocketAddr),
+    Stop(Stop),
+    Do(Box<dyn FnOnce(&Rc<H>) + Send>),
+}
+
+impl<H: Handler> Workers<H> {
+    /// Starts the threads; `None` is one per core, at most four. `make` runs on each of them.
+    ///
+    /// # Errors
+    /// The operating system refuses a thread or a runtime.
+    pub fn start(
+        count: Option<NonZeroUsize>,
+        limits: ServerLimits,
+        make: impl Fn(usize) -> H + Clone + Send + 'static,
+    ) -> io::Result<Self> {
+        let count = count.map_or_else(
+            || std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_BY_DEFAULT),
+            NonZeroUsize::get,
+        );
+        let workers = (0..count)
+            .map(|index| {
+                let (orders, receiver) = mpsc::unbounded_channel();
+                let connections = Arc::new(AtomicUsize::new(0));
+                let (make, counted) = (make.clone(), Arc::clone(&connections));
+                let (started, starting) = std::sync::mpsc::channel();
+                let thread =
+                    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+                        {
+                            Ok(runtime) => {
+                                let _heard = started.send(Ok(()));
+                                run(&runtime, receiver, &counted, limits, move || make(index));
+                            }
+                            Err(error) => {
+                                let _heard = started.send(Err(error));
+                            }
+                        }
+                    })?;
+                starting.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
+                Ok(Worker { orders, connections, thread })
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { workers, limits })
+    }
+
+    /// How many threads.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Open connections of all threads.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Runs `order` on every worker with its handler, soon.
+    pub fn each(&self, order: impl FnOnce(&Rc<H>) + Clone + Send + 'static) {
+        for worker in &self.workers {
+            // A worker that is gone has nothing to be told.
+            let _gone = worker.orders.send(Order::Do(Box::new(order.clone())));
+        }
+    }
+
+    /// Tells every connection.
+    pub fn stop(&self, state: Stop) {
+        for worker in &self.workers {
+            let _gone = worker.orders.send(Order::Stop(state));
+        }
+    }
+
+    /// Whether every thread has ended: after `stop(Drain)`, when the last connection has.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.workers.iter().all(|worker| worker.thread.is_finished())
+    }
+
+    /// Whether a thread has ended although nobody asked it to: a defect that must not go unseen.
+    #[must_use]
+    pub fn any_ended(&self) -> bool {
+        self.workers.iter().any(|worker| worker.thread.is_finished())
+    }
+
+    /// Accepts until `stop` leaves `Run`, then closes the listener.
+    pub async fn accept(&self, listener: TcpListener, mut stop: watch::Receiver<Stop>) {
+        let mut pause = AcceptPause::default();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|state| *state != Stop::Run) => return,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    pause.reset();
+                    self.hand_over(stream, address);
+                }
+                Err(_) => pause.wait().await,
+            }
+        }
+    }
+
+    fn hand_over(&self, stream: TcpStream, address: SocketAddr) {
+        let Some(worker) =
+            self.workers.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed))
+        else {
+            return;
+        };
+        if self.connections() >= self.limits.connections.get() {
+            refuse(&stream);
+            return;
+        }
+        if let Ok(stream) = stream.into_std() {
+            worker.connections.fetch_add(1, Ordering::Relaxed);
+            let _gone = worker.orders.send(Order::Serve(stream, address));
+        }
+    }
+}
+
+/// One try, no wait: whoever floods us is not worth a task.
+fn refuse(stream: &TcpStream) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+        content-type: application/json\r\ncontent-length: 100\r\n\r\n\
+        {\"error\":{\"code\":\"overloaded\",\"message\":\"Too many connections.\",\"type\":\"server_error\",\"param\":null}}";
+    let _told = stream.try_write(FULL);
+}
+
+/// One worker's life.
+fn run<H: Handler>(
+    runtime: &LocalRuntime,
+    mut orders: mpsc::UnboundedReceiver<Order<H>>,
+    connections: &Arc<AtomicUsize>,
+    limits: ServerLimits,
+    make: impl FnOnce() -> H,
+) {
+    runtime.block_on(async {
+        let handler = Rc::new(make());
+        let stop = LocalStop::default();
+        loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                () = stop.emptied(), if stop.state() != Stop::Run => return,
+            };
+            match order {
+                Some(Order::Serve(stream, address)) => {
+                    let count = Counted(Arc::clone(connections));
+                    if let Ok(stream) = TcpStream::from_std(stream) {
+                        let (handler, ear) = (Rc::clone(&handler), stop.ear());
+                        tokio::task::spawn_local(async move {
+                            let _count = count;
+                            serve_connection(stream, Peer { address }, handler, limits, ear).await;
+                        });
+                    }
+                }
+                Some(Order::Do(order)) => order(&handler),
+                Some(Order::Stop(state)) => stop.tell(state),
+                None => return,
+            }
+        }
+    });
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,174 @@
+//! What was understood, for `sidestep check`: no secret in it.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use crate::balance::{BackendSettings, Deployments};
+use crate::identity::{CallerSettings, Credential};
+use crate::net::server::ServerLimits;
+use crate::settings::problem::MASK;
+use crate::settings::value::show_size;
+use crate::settings::{Settings, UpstreamBackend, defaults};
+
+/// A summary in plain text: addresses, callers, backends by priority, what differs from the defaults, notes.
+#[must_use]
+pub fn describe(settings: &Settings) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut text, settings);
+    text
+}
+
+fn write(text: &mut String, settings: &Settings) -> fmt::Result {
+    writeln!(text, "callers      http://{}{}", settings.listen, settings.proxy.path_prefix)?;
+    match settings.admin_listen {
+        Some(admin) => {
+            let token =
+                if settings.admin_token.is_some() { format!(", token {MASK}") } else { String::new() };
+            writeln!(text, "operators    http://{admin}{token}")?;
+        }
+        None => writeln!(text, "operators    off")?,
+    }
+    writeln!(text, "may call     {}", who_may_call(&settings.callers))?;
+    if !settings.callers.origins.is_empty() {
+        writeln!(text, "web pages    {}", settings.callers.origins.join(", "))?;
+    }
+    let mut groups: BTreeMap<u32, Vec<(&BackendSettings, &UpstreamBackend)>> = BTreeMap::new();
+    for pair in settings.pool.backends.iter().zip(&settings.upstreams) {
+        groups.entry(pair.0.priority).or_default().push(pair);
+    }
+    for (priority, backends) in groups {
+        writeln!(text, "\nbackends of priority {priority}")?;
+        let name_width = backends.iter().map(|(backend, _)| backend.name.len()).max().unwrap_or(0);
+        let url_width = backends.iter().map(|(backend, _)| backend.url.len()).max().unwrap_or(0);
+        for (backend, upstream) in backends {
+            let Credential::ApiKey(_) = upstream.credential;
+            let (name, url) = (&backend.name, &backend.url);
+            write!(text, "  {name:name_width$}  {url:url_width$}  api key {MASK}")?;
+            if backend.weight.get() != 1 {
+                write!(text, ", weight {}", backend.weight)?;
+            }
+            if upstream.origin.http2 {
+                write!(text, ", HTTP/2")?;
+            }
+            writeln!(text, ", {}", served(&backend.deployments))?;
+        }
+    }
+    section(text, "set otherwise than by default", &differences(settings))?;
+    section(text, "to know", &settings.notes)
+}
+
+fn section(text: &mut String, title: &str, lines: &[String]) -> fmt::Result {
+    if !lines.is_empty() {
+        writeln!(text, "\n{title}")?;
+    }
+    lines.iter().try_for_each(|line| writeln!(text, "  {line}"))
+}
+
+fn who_may_call(callers: &CallerSettings) -> String {
+    if callers.anonymous {
+        return "anyone who reaches that address".to_owned();
+    }
+    if callers.keys.is_empty() {
+        return "everyone on this machine, but no web page".to_owned();
+    }
+    let names: Vec<&str> = callers.keys.iter().map(|key| key.name.as_ref()).collect();
+    format!("who has one of the keys of {}", names.join(", "))
+}
+
+fn served(deployments: &Deployments) -> String {
+    match deployments {
+        Deployments::Any => "every deployment".to_owned(),
+        Deployments::AllAs(name) => format!("every deployment, called {name} there"),
+        Deployments::Named(names) => {
+            let pair = |(here, there): (&String, &String)| {
+                if here == there { here.clone() } else { format!("{here} (there: {there})") }
+            };
+            names.iter().map(pair).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+fn differences(settings: &Settings) -> Vec<String> {
+    let (proxy, proxy_default) = (&settings.proxy, defaults::proxy());
+    let (server, server_default) = (&settings.server, ServerLimits::default());
+    let workers = settings.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
+    let ca_file =
+        settings.upstream.ca_file.as_ref().map_or_else(String::new, |file| file.display().to_string());
+    let headers = |names: &[http::HeaderName]| {
+        names.iter().map(http::HeaderName::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let table = [
+        ("server.workers", workers, "auto".to_owned()),
+        ("server.drain_delay", time(settings.drain_delay), time(defaults::drain_delay(settings.listen))),
+        ("server.drain_timeout", time(settings.drain_timeout), time(defaults::DRAIN_TIMEOUT)),
+        (
+            "server.explain_headers",
+            proxy.explain_headers.to_string(),
+            proxy_default.explain_headers.to_string(),
+        ),
+        ("retry.deadline", time(proxy.deadline), time(proxy_default.deadline)),
+        (
+            "retry.connect_timeout",
+            time(settings.upstream.connect_timeout),
+            time(defaults::upstream().connect_timeout),
+        ),
+        (
+            "retry.first_byte_timeout",
+            time_or_off(proxy.first_byte_timeout),
+            time_or_off(proxy_default.first_byte_timeout),
+        ),
+        (
+            "retry.first_event_timeout",
+            time_or_off(proxy.first_event_timeout),
+            time_or_off(proxy_default.first_event_timeout),
+        ),
+        (
+            "retry.stream_idle_timeout",
+            time_or_off(proxy.stream_idle_timeout),
+            time_or_off(proxy_default.stream_idle_timeout),
+        ),
+        ("upstream.ca_file", ca_file, String::new()),
+        ("upstream.forward_headers", headers(&proxy.forward_headers), String::new()),
+        ("limits.connections", server.connections.to_string(), server_default.connections.to_string()),
+        (
+            "limits.streams_per_connection",
+            server.streams_per_connection.to_string(),
+            server_default.streams_per_connection.to_string(),
+        ),
+        ("limits.header_bytes", bytes(server.header_bytes), bytes(server_default.header_bytes)),
+        ("limits.header_time", time(server.header_time), time(server_default.header_time)),
+        ("limits.idle", time(server.idle), time(server_default.idle)),
+        ("limits.request_replay", bytes(proxy.request_replay), bytes(proxy_default.request_replay)),
+        (
+            "limits.request_hard_limit",
+            show_size(proxy.request_hard_limit),
+            show_size(proxy_default.request_hard_limit),
+        ),
+        ("limits.buffered", bytes(proxy.buffered), bytes(proxy_default.buffered)),
+        ("limits.lanes", settings.pool.lanes.to_string(), defaults::LANES.to_string()),
+        ("log.level", settings.log.level.clone(), defaults::log().level),
+        ("log.format", format!("{:?}", settings.log.format), format!("{:?}", defaults::log().format)),
+    ];
+    table
+        .into_iter()
+        .filter(|(_, value, default)| value != default)
+        .map(|(key, value, default)| match default.as_str() {
+            "" => format!("{key} = {value}"),
+            default => format!("{key} = {value} (default {default})"),
+        })
+        .collect()
+}
+
+fn time(duration: Duration) -> String {
+    if duration.is_zero() { "off".to_owned() } else { humantime::format_duration(duration).to_string() }
+}
+
+fn time_or_off(duration: Option<Duration>) -> String {
+    time(duration.unwrap_or_default())
+}
+
+fn bytes(size: usize) -> String {
+    show_size(size as u64)
+}

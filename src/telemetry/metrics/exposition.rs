@@ -1,0 +1,197 @@
+//! The `OpenMetrics` document.
+
+use std::fmt::Error;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::histogram::Histogram;
+use super::names::{NameId, label};
+use super::{AllNames, LaneGauge, PoolGauges, SETS, STATES, Sums};
+
+/// The media type of the document.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Writes the document.
+pub(super) fn render(sums: Sums, names: &AllNames, pool: PoolGauges, log_lines_dropped: u64) -> String {
+    let scrape = Scrape {
+        deployments: names.deployments.labels(),
+        callers: names.callers.labels(),
+        backends: names.backends.labels(),
+        sums,
+        pool,
+        log_lines_dropped,
+    };
+    let mut registry = Registry::with_prefix("sidestep");
+    registry.register_collector(Box::new(scrape));
+    let mut document = String::new();
+    match text::encode(&mut document, &registry) {
+        Ok(()) => document,
+        // Writing to a string does not fail.
+        Err(Error) => String::from("# EOF\n"),
+    }
+}
+
+/// All that one scrape tells.
+#[derive(Debug)]
+struct Scrape {
+    deployments: Vec<String>,
+    callers: Vec<String>,
+    backends: Vec<String>,
+    sums: Sums,
+    pool: PoolGauges,
+    log_lines_dropped: u64,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        self.requests(&mut encoder)?;
+        self.attempts(&mut encoder)?;
+        self.flow(&mut encoder)?;
+        self.gauges(&mut encoder)?;
+        for (name, help, histogram) in [
+            (
+                "time_to_first_byte",
+                "From a request's head to the first byte of its answer",
+                &self.sums.first_byte,
+            ),
+            ("request_duration", "From a request's head to the end of its answer", &self.sums.whole),
+            ("added_latency", "The part of it that was ours", &self.sums.ours),
+        ] {
+            observe(&mut encoder, name, help, histogram)?;
+        }
+        let help = "Log lines dropped because the output was not read";
+        let mut metric = encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, u64, f64>(&self.log_lines_dropped, None)
+    }
+}
+
+fn text_of(labels: &[String], number: NameId) -> &str {
+    labels.get(usize::from(number)).map_or("other", String::as_str)
+}
+
+fn count<const N: usize>(
+    metric: &mut MetricEncoder<'_>,
+    labels: [(&str, &str); N],
+    value: u64,
+) -> Result<(), Error> {
+    metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+}
+
+fn observe(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    histogram: &Histogram,
+) -> Result<(), Error> {
+    let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    let (sum, count, buckets) = (histogram.sum_seconds(), histogram.count(), histogram.buckets());
+    metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+}
+
+impl Scrape {
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "Requests of callers, by the answer they got";
+        let mut metric = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
+        for ((deployment, caller), counts) in &self.sums.requests {
+            for (status, number) in &counts.statuses {
+                let status = if *status == 0 { "none".to_owned() } else { status.to_string() };
+                let labels = [
+                    ("deployment", text_of(&self.deployments, *deployment)),
+                    ("caller", text_of(&self.callers, *caller)),
+                    ("status", &status),
+                ];
+                count(&mut metric, labels, *number)?;
+            }
+        }
+        let help = "Tokens used, read from answers or estimated; cached ones are part of the prompt";
+        let mut metric = encoder.encode_descriptor("tokens", help, None, MetricType::Counter)?;
+        for ((deployment, caller), counts) in &self.sums.requests {
+            let (prompt, cached, completion) = (counts.prompt, counts.cached, counts.completion);
+            for (kind, number) in [("prompt", prompt), ("cached", cached), ("completion", completion)] {
+                if prompt == 0 && completion == 0 {
+                    continue;
+                }
+                let labels = [
+                    ("deployment", text_of(&self.deployments, *deployment)),
+                    ("caller", text_of(&self.callers, *caller)),
+                    ("kind", kind),
+                ];
+                count(&mut metric, labels, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attempts(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "Attempts at backends, by what came of them";
+        let mut metric = encoder.encode_descriptor("attempts", help, None, MetricType::Counter)?;
+        for ((backend, deployment), verdicts) in &self.sums.attempts {
+            for (verdict, number) in verdicts {
+                let labels = [
+                    ("backend", text_of(&self.backends, *backend)),
+                    ("deployment", text_of(&self.deployments, *deployment)),
+                    ("verdict", verdict),
+                ];
+                count(&mut metric, labels, *number)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flow(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "Attempts that went to another backend than the one before";
+        let mut metric = encoder.encode_descriptor("failovers", help, None, MetricType::Counter)?;
+        for (deployment, flow) in &self.sums.flow {
+            count(&mut metric, [("deployment", text_of(&self.deployments, *deployment))], flow.failovers)?;
+        }
+        let help = "Requests that no lane admitted";
+        let mut metric = encoder.encode_descriptor("exhausted", help, None, MetricType::Counter)?;
+        for (deployment, flow) in &self.sums.flow {
+            count(&mut metric, [("deployment", text_of(&self.deployments, *deployment))], flow.exhausted)?;
+        }
+        Ok(())
+    }
+
+    fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let lanes = self.lanes();
+        let mut metric = encoder.encode_descriptor(
+            "lane_state",
+            "1 for the state a lane is in",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (backend, deployment, lane) in &lanes {
+            for state in STATES {
+                let labels = [("backend", &**backend), ("deployment", deployment), ("state", state)];
+                metric.encode_family(&labels)?.encode_gauge(&u32::from(state == lane.state))?;
+            }
+        }
+        let help = "Time until a throttled lane admits again";
+        let unit = Some(&Unit::Seconds);
+        let mut metric = encoder.encode_descriptor("cooldown", help, unit, MetricType::Gauge)?;
+        for (backend, deployment, lane) in &lanes {
+            let left = lane.remaining.filter(|_| lane.state == "cooling").unwrap_or_default();
+            let labels = [("backend", &**backend), ("deployment", deployment)];
+            metric.encode_family(&labels)?.encode_gauge(&left.as_secs_f64())?;
+        }
+        let help = "Attempts under way";
+        let mut metric = encoder.encode_descriptor("in_flight", help, None, MetricType::Gauge)?;
+        for backend in &self.pool.backends {
+            let name = label(&backend.name);
+            metric.encode_family(&[("backend", &*name)])?.encode_gauge(&backend.in_flight)?;
+        }
+        Ok(())
+    }
+
+    /// The lanes that get series, each with its labels.
+    fn lanes(&self) -> Vec<(String, String, &LaneGauge)> {
+        let all = self.pool.backends.iter().flat_map(|backend| {
+            let name = label(&backend.name);
+            backend.lanes.iter().map(move |lane| (name.clone(), label(&lane.deployment), lane))
+        });
+        all.filter(|(_, _, lane)| lane.known).take(SETS).collect()
+    }
+}
