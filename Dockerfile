@@ -3,6 +3,7 @@ FROM rust:1.95-bookworm AS build
 ARG TARGETARCH=amd64
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+COPY config config
 COPY src src
 COPY benches benches
 COPY tests tests

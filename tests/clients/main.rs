@@ -19,7 +19,7 @@ use std::time::Duration;
 
 const THROTTLED: &str = "east";
 const SERVING: &str = "west";
-/// Shorter than the gap between two calls of a suite, so that every call meets the throttled backend first.
+/// The suites wait longer than this between calls, so that every call meets the throttled backend first.
 const THROTTLE: &str = r#"{"fault":{"kind":"throttle","retry_after_ms":"10"}}"#;
 
 fn root() -> &'static Path {

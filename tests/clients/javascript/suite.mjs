@@ -23,6 +23,8 @@ async function served(promise) {
   const { data, response } = await promise.withResponse();
   const backend = response.headers.get("x-sidestep-backend");
   check(backend === serving, `x-sidestep-backend is ${backend}, expected ${serving}`);
+  const attempts = response.headers.get("x-sidestep-attempts");
+  check(attempts === "2", `x-sidestep-attempts is ${attempts}: this call did not meet the throttled backend`);
   return data;
 }
 
@@ -71,6 +73,8 @@ let failed = 0;
 for (const [name, make] of Object.entries(clients)) {
   const client = make();
   for (const [operation, run] of Object.entries(operations)) {
+    // Longer than the throttled backend's cooldown of 10 ms, so that this call is throttled too.
+    await new Promise((resolve) => setTimeout(resolve, 50));
     try {
       await run(client);
       console.log(`ok      javascript · ${name} · ${operation}`);

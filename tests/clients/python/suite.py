@@ -62,6 +62,8 @@ def check(condition, what):
 def check_served(response):
     backend = response.headers.get("x-sidestep-backend")
     check(backend == SERVING, f"x-sidestep-backend is {backend!r}, expected {SERVING!r}")
+    attempts = response.headers.get("x-sidestep-attempts")
+    check(attempts == "2", f"x-sidestep-attempts is {attempts!r}: this call did not meet the throttled backend")
     sent = response.http_request.headers.get("x-stainless-retry-count")
     check(sent == "0", f"the SDK retried: x-stainless-retry-count {sent!r}")
 
@@ -138,6 +140,8 @@ async def run():
         client = make()
         for operation in OPERATIONS:
             case = f"python · {name} · {operation.__name__}"
+            # Longer than the throttled backend's cooldown of 10 ms, so that this call is throttled too.
+            await asyncio.sleep(0.05)
             try:
                 await operation(client)
                 print(f"ok      {case}")
