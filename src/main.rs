@@ -26,8 +26,12 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Args)]
 struct Config {
-    /// Settings file; else $SIDESTEP_CONFIG, ./sidestep.toml, or BACKEND_n_… variables
-    #[arg(long, value_name = "FILE")]
+    /// Settings file
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Settings file [default: $SIDESTEP_CONFIG, ./sidestep.toml, or BACKEND_n_… variables]"
+    )]
     config: Option<PathBuf>,
 }
 
@@ -51,7 +55,8 @@ enum Command {
     },
     /// Only the simulated resources, for testing any client or balancer
     Simulate(Config),
-    /// The live view of a running balancer; $SIDESTEP_ADMIN_TOKEN is sent if set
+    /// The live view of a running balancer
+    #[command(after_help = "$SIDESTEP_ADMIN_TOKEN is sent if it is set.")]
     Top {
         /// Its admin listener
         #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9080")]

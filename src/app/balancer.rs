@@ -392,7 +392,10 @@ impl Control {
             }
         };
         if tokio::time::timeout(self.settings.drain_timeout, ended).await.is_err() {
-            tracing::warn!(connections = self.workers.connections(), "the drain's time is over: cutting streams");
+            tracing::warn!(
+                connections = self.workers.connections(),
+                "the drain's time is over: cutting streams"
+            );
             self.workers.each(|proxy| proxy.cut_streams());
             sleep(LAST_WORDS).await;
         }

@@ -121,7 +121,8 @@ pub fn serve(config: Option<PathBuf>, environment: &Environment, no_color: Optio
 /// Where it listens, whom it stands in front of, what is unsafe.
 fn announce(settings: &Settings, balancer: &Balancer) {
     let version = env!("CARGO_PKG_VERSION");
-    let admin = balancer.admin_address().map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
+    let admin =
+        balancer.admin_address().map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     tracing::info!(version, listen = %format_args!("http://{}", balancer.address()), %admin, "listening");
     for (backend, upstream) in settings.pool.backends.iter().zip(&settings.upstreams) {
         let identity = match upstream.credential {
@@ -161,7 +162,11 @@ fn run(balancer: Balancer, reread: impl Fn() -> Result<Settings, settings::Setti
                     continue;
                 }
             }
-            if draining { balancer.abort() } else { balancer.drain() }
+            if draining {
+                balancer.abort();
+            } else {
+                balancer.drain();
+            }
             draining = true;
         }
     });
@@ -230,7 +235,8 @@ pub(super) fn stop_flag() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&flag);
     let watching = std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let Ok(runtime) = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) else {
+        let Ok(runtime) = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+        else {
             return;
         };
         let _unwatched: io::Result<()> = runtime.block_on(async {

@@ -32,7 +32,7 @@ use crate::terminal::{Status, ViewOptions, run_view, summary};
 /// Where callers find the demo, if it is free.
 const PORT: u16 = 8080;
 /// Small enough for two of the three resources, large enough that the third's absence is felt.
-const REQUESTS_PER_SECOND: f64 = 8.0;
+const REQUESTS_PER_SECOND: f64 = 5.0;
 /// At the end requests under way get so long to be answered.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
@@ -114,11 +114,8 @@ fn balancer(simulator: &Simulator, port: Option<u16>) -> Result<Balancer, String
         );
         for resource in simulator.handle().resources() {
             let (name, url) = (resource.name(), resource.url());
-            write!(
-                text,
-                "[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\napi_key = \"a-simulated-key\"\n"
-            )
-            .expect("a String takes all");
+            write!(text, "[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\napi_key = \"a-simulated-key\"\n")
+                .expect("a String takes all");
         }
         let source = Source::Text { file: PathBuf::from("demo"), text };
         let nothing = Environment::new(std::iter::empty::<(String, String)>());
@@ -168,7 +165,8 @@ fn welcome(address: &str) -> String {
 fn callers(balancer: &Balancer, rate: f64, done: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
     let address = balancer.address();
     std::thread::Builder::new().name("callers".into()).spawn(move || {
-        let Ok(runtime) = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) else {
+        let Ok(runtime) = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+        else {
             return;
         };
         let origin = Origin {

@@ -140,10 +140,8 @@ pub async fn serve_connection<H: Handler>(
 ) {
     // Each event of a stream must leave at once; an error here means the connection is already gone.
     let _gone = stream.set_nodelay(true);
-    let http2 = match timeout(limits.idle, speaks_http2(&stream, limits.header_time)).await {
-        Ok(Ok(http2)) => http2,
-        Ok(Err(_)) | Err(_) => return,
-    };
+    let looking = timeout(limits.idle, speaks_http2(&stream, limits.header_time));
+    let Ok(Ok(http2)) = looking.await else { return };
     if http2 {
         serve_http2(stream, peer, handler, limits, ear).await;
     } else {

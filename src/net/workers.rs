@@ -63,8 +63,11 @@ fn connections<H>(workers: &[Worker<H>]) -> usize {
 enum Order<H> {
     Serve(std::net::TcpStream, SocketAddr),
     Stop(Stop),
-    Do(Box<dyn FnOnce(&Rc<H>) + Send>),
+    Do(Errand<H>),
 }
+
+/// Something to be done with a worker's handler.
+type Errand<H> = Box<dyn FnOnce(&Rc<H>) + Send>;
 
 impl<H: Handler> Workers<H> {
     /// Starts the threads; `None` is one per core, at most four. `make` runs on each of them.

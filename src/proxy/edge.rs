@@ -121,7 +121,9 @@ impl Edges {
         let edges = self.0.borrow();
         let found = edges.iter().rev().find(|edge| edge.generation == generation);
         Rc::clone(
-            found.or(edges.last()).expect("never empty: made with one, and one goes only when one comes"),
+            found
+                .or_else(|| edges.last())
+                .expect("never empty: made with one, and one goes only when one comes"),
         )
     }
 }
