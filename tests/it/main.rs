@@ -1,4 +1,6 @@
 //! Scenarios over real sockets.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod failover;
+mod fixture;
 mod simulator;
