@@ -1,6 +1,10 @@
 //! Scenarios over real sockets.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bytes;
+mod doors;
 mod failover;
 mod fixture;
+mod front;
+mod process;
 mod simulator;
