@@ -1,10 +1,12 @@
 //! Scenarios over real sockets.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bounds;
 mod bytes;
 mod doors;
 mod failover;
 mod fixture;
+mod framing;
 mod front;
 mod process;
 mod simulator;
