@@ -145,7 +145,9 @@ impl Wire {
                 self.ahead.extend_from_slice(&piece[..read]);
                 true
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("no answer in {PATIENCE:?}"),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("no answer in {PATIENCE:?}")
+            }
             Err(_) => false,
         }
     }

@@ -109,8 +109,7 @@ fn without_keys_programs_on_this_machine_may_call_and_web_pages_may_not() {
         assert_eq!(status(host, more), 403, "{host} {more}");
     }
     assert_eq!(received(&front), 0);
-    for (host, more) in
-        [("localhost:1", ""), ("[::1]", ""), ("127.0.0.1", "origin: https://app.example\r\n")]
+    for (host, more) in [("localhost:1", ""), ("[::1]", ""), ("127.0.0.1", "origin: https://app.example\r\n")]
     {
         assert_eq!(status(host, more), 200, "{host} {more}");
     }
@@ -153,7 +152,10 @@ fn tricks_in_a_path_are_refused_before_any_backend_hears_of_them() {
 #[test]
 fn connect_and_trace_are_not_allowed() {
     let front = Front::plain();
-    for asked in ["CONNECT localhost:443 HTTP/1.1\r\nhost: localhost\r\n\r\n", "TRACE /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"] {
+    for asked in [
+        "CONNECT localhost:443 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "TRACE /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ] {
         let answer = Wire::to(front.address()).send(asked).answer().unwrap();
         assert_eq!((answer.status, answer.code().as_str()), (405, "method_not_allowed"), "{asked}");
     }
@@ -163,7 +165,9 @@ fn connect_and_trace_are_not_allowed() {
 #[test]
 fn a_path_that_we_do_not_know_is_404_from_us() {
     let front = Front::plain();
-    for path in ["/", "/nothing", "/openai", "/openai/v1", "/v1/", "/chat", "/status", "/metrics", "/robots.txt"] {
+    for path in
+        ["/", "/nothing", "/openai", "/openai/v1", "/v1/", "/chat", "/status", "/metrics", "/robots.txt"]
+    {
         let answer = post(&front, path, "", "{}");
         assert_eq!((answer.status, answer.code().as_str()), (404, "404"), "{path}");
     }
@@ -232,7 +236,10 @@ fn where_the_path_names_the_deployment_the_body_is_nobodys_business() {
     // Compressed is fine here: nothing has to be found in it. What the resource says to it is its business.
     post(&front, CHAT, "content-encoding: gzip\r\n", "\u{1f}xyz");
     let sent = front.resource("east").last_request().unwrap();
-    assert_eq!((&sent.body[..], &sent.headers["content-encoding"]), ("\u{1f}xyz".as_bytes(), &"gzip".parse().unwrap()));
+    assert_eq!(
+        (&sent.body[..], &sent.headers["content-encoding"]),
+        ("\u{1f}xyz".as_bytes(), &"gzip".parse().unwrap())
+    );
 }
 
 #[test]

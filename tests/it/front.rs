@@ -66,8 +66,13 @@ pub(crate) fn resources(names: &[&str]) -> Simulator {
 pub(crate) fn backends<'a>(resources: impl IntoIterator<Item = &'a ResourceHandle>) -> String {
     let mut text = String::new();
     for (place, resource) in resources.into_iter().enumerate() {
-        let (name, url, key, priority) = (resource.name(), resource.url(), key_of(resource.name()), place + 1);
-        writeln!(text, "[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\napi_key = \"{key}\"\npriority = {priority}").unwrap();
+        let (name, url, key, priority) =
+            (resource.name(), resource.url(), key_of(resource.name()), place + 1);
+        writeln!(
+            text,
+            "[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\napi_key = \"{key}\"\npriority = {priority}"
+        )
+        .unwrap();
     }
     text
 }

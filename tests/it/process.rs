@@ -99,7 +99,8 @@ impl Running {
             let url = line.split_once(field)?.1.split_once("http://")?.1;
             url.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').next()?.parse().ok()
         };
-        let field = |name: &str| if line.starts_with('{') { format!("\"{name}\":\"") } else { format!(" {name}=") };
+        let field =
+            |name: &str| if line.starts_with('{') { format!("\"{name}\":\"") } else { format!(" {name}=") };
         (address(&field("listen")).unwrap(), address(&field("admin")))
     }
 
