@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::runtime::{Builder, LocalOptions};
@@ -402,9 +402,13 @@ impl Control {
     }
 
     async fn reload(&mut self, settings: Settings) -> Result<(), StartError> {
+        let token = |settings: &Settings| -> Option<String> {
+            settings.admin_token.as_ref().map(|token| token.expose_secret().to_owned())
+        };
         for (changed, key) in [
             (settings.listen != self.settings.listen, "server.listen"),
             (settings.admin_listen != self.settings.admin_listen, "server.admin_listen"),
+            (token(&settings) != token(&self.settings), "server.admin_token"),
             (settings.workers != self.settings.workers, "server.workers"),
             (settings.server != self.settings.server, "limits of connections and headers"),
             (settings.log != self.settings.log, "log"),
