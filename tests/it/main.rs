@@ -8,5 +8,6 @@ mod failover;
 mod fixture;
 mod framing;
 mod front;
+mod life;
 mod process;
 mod simulator;

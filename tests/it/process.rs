@@ -58,7 +58,11 @@ impl Lines {
                 return line.to_owned();
             }
             let left = PATIENCE.saturating_sub(began.elapsed());
-            assert!(!said.ended && !left.is_zero(), "no line with {words:?} in:\n{}", said.text);
+            if said.ended || left.is_zero() {
+                let text = said.text.clone();
+                drop(said);
+                panic!("no line with {words:?} in:\n{text}");
+            }
             said = self.0.1.wait_timeout(said, left).unwrap().0;
         }
     }
