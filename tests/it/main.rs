@@ -9,5 +9,7 @@ mod fixture;
 mod framing;
 mod front;
 mod life;
+mod operators;
 mod process;
+mod secrets;
 mod simulator;
