@@ -218,7 +218,7 @@ impl Attempt<'_> {
             return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
         }
         let kept = judgement.keep.then(|| {
-            let backend = self.place.pick().backend;
+            let backend = self.number(ledger);
             Box::new(KeptAnswer { backend, head, body, explain: self.explain() })
         });
         self.close(judgement.verdict, attempts, ledger);
@@ -301,10 +301,17 @@ impl Attempt<'_> {
 
     /// The attempt is over and nothing of it goes downstream.
     fn close(self, verdict: Verdict, attempts: &mut Attempts, ledger: &mut Option<Ledger>) {
+        let backend = self.number(ledger);
         if let Some(entry) = ledger {
-            entry.attempts.push(self.place.pick().backend, verdict.word());
+            entry.attempts.push(backend, verdict.word());
         }
         self.place.report(clock::now(), verdict, attempts);
+    }
+
+    /// Of its backend, in the request's record.
+    fn number(&self, ledger: &mut Option<Ledger>) -> usize {
+        let backend = self.place.pick().backend;
+        ledger.as_mut().map_or(backend, |entry| entry.number(self.edge, backend))
     }
 
     fn explain(&self) -> Option<header::HeaderValue> {
@@ -321,7 +328,7 @@ impl Attempt<'_> {
         attempts: &mut Attempts,
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
-        let kept = KeptAnswer { backend: self.place.pick().backend, head, body, explain: self.explain() };
+        let kept = KeptAnswer { backend: self.number(ledger), head, body, explain: self.explain() };
         self.close(verdict, attempts, ledger);
         match ledger.as_mut() {
             Some(entry) => Outcome::Commit(Box::new(kept.pass_back(entry))),
@@ -337,9 +344,9 @@ impl Attempt<'_> {
         attempts: &mut Attempts,
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
+        let backend = self.number(ledger);
         let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
         let now = clock::now();
-        let backend = self.place.pick().backend;
         let mut usage = UsageScanner::default();
         usage.feed(&body);
         let tokens = entry.count_tokens(usage.usage(), 0);
@@ -376,8 +383,8 @@ impl Attempt<'_> {
         attempts: &mut Attempts,
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
+        let backend = self.number(ledger);
         let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
-        let backend = self.place.pick().backend;
         entry.attempts.push(backend, verdict.word());
         entry.commit(clock::now(), head.status, backend);
         let explain = self.explain();

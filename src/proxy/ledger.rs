@@ -30,6 +30,8 @@ pub(super) struct Desk {
 pub(super) struct Ledger {
     desk: Rc<Desk>,
     edge: Rc<Edge>,
+    /// Backends of later settings that it met, by name.
+    later: Vec<Arc<str>>,
     pub(super) id: RequestId,
     method: Method,
     pub(super) caller: Option<Arc<str>>,
@@ -59,6 +61,7 @@ impl Ledger {
             _in_flight: desk.metrics.begin(),
             desk,
             edge,
+            later: Vec::new(),
             method,
             caller: None,
             operation: "unknown",
@@ -92,6 +95,20 @@ impl Ledger {
     /// The wait is over.
     pub(super) fn waited_until(&mut self, now: Instant) {
         self.working_since = now;
+    }
+
+    /// A backend's number in this record: after a reload the same number may mean another one.
+    pub(super) fn number(&mut self, edge: &Edge, backend: usize) -> usize {
+        if edge.generation == self.edge.generation {
+            return backend;
+        }
+        let known = self.edge.names.len() + self.later.len();
+        let Some(name) = edge.names.get(backend) else { return known };
+        let found = self.edge.names.iter().chain(&self.later).position(|known| known == name);
+        found.unwrap_or_else(|| {
+            self.later.push(Arc::clone(name));
+            known
+        })
     }
 
     /// The head goes downstream: whose answer it is.
@@ -133,6 +150,13 @@ impl Ledger {
         if std::mem::replace(&mut self.written, true) {
             return;
         }
+        let with_later: Vec<Arc<str>>;
+        let backends = if self.later.is_empty() {
+            &self.edge.names
+        } else {
+            with_later = self.edge.names.iter().chain(&self.later).map(Arc::clone).collect();
+            &with_later
+        };
         let record = AccessRecord {
             id: self.id,
             caller: self.caller.as_deref(),
@@ -140,7 +164,7 @@ impl Ledger {
             operation: self.operation,
             deployment: self.deployment.as_deref(),
             status: self.status,
-            backends: &self.edge.names,
+            backends,
             served_by: self.served_by,
             attempts: &self.attempts,
             exhausted: self.exhausted,

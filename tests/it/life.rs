@@ -209,6 +209,40 @@ fn a_stream_that_runs_during_a_reload_ends_on_its_old_backend() {
 }
 
 #[test]
+fn a_request_that_waits_during_a_reload_goes_on_among_the_new_backends() {
+    let simulator = resources(&["east", "west"]);
+    let patience = "[retry]\nfirst_byte_timeout = \"1s\"\n";
+    let daemon = Daemon::start("", &(one(&simulator, "east") + patience));
+    simulator.resource("east").fault(FaultRule::times(Fault::HangBeforeHead, 1));
+    let mut waiting = Wire::to(daemon.address);
+    waiting.send(request("POST", CHAT, "", QUESTION));
+    until("east has it", || simulator.resource("east").counters().in_flight == 1);
+    daemon.reload("", &(one(&simulator, "west") + patience));
+    daemon.running.out().wait_for(&["settings reloaded"]);
+    let answer = waiting.answer().unwrap();
+    assert_eq!((answer.status, answer.header("x-sidestep-backend")), (200, Some("west")));
+    daemon.running.out().wait_for(&["backend=west", "attempts=\"east timed_out, west served\""]);
+    daemon.running.signal("TERM");
+    daemon.running.end();
+}
+
+#[test]
+fn a_reload_changes_who_may_call_and_leaves_what_an_operator_drained() {
+    let simulator = resources(&["east", "west"]);
+    let callers =
+        |key: &str| format!("[callers]\nkeys = [{{ name = \"app\", key = \"{key}\" }}]\n{}", all(&simulator));
+    let daemon = Daemon::start("", &callers("the-first-key-0123456789"));
+    let call = |key: &str| ask(daemon.address, "POST", CHAT, &format!("api-key: {key}\r\n"), QUESTION);
+    assert_eq!(ask(daemon.admin, "POST", "/backends/east/drain", "", "").status, 200);
+    assert_eq!(call("the-first-key-0123456789").header("x-ms-region"), Some("west"));
+    daemon.reload("", &callers("the-other-key-0123456789"));
+    daemon.running.out().wait_for(&["settings reloaded"]);
+    assert_eq!(call("the-first-key-0123456789").status, 401);
+    assert_eq!(call("the-other-key-0123456789").header("x-ms-region"), Some("west"));
+    assert_eq!(daemon.status()["backends"][0]["drained"], true);
+}
+
+#[test]
 fn a_wrong_file_keeps_the_old_settings_and_the_log_says_why() {
     let simulator = resources(&["east", "west"]);
     let daemon = Daemon::start("", &one(&simulator, "east"));
