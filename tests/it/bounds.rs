@@ -1,5 +1,7 @@
 //! Bounds of bodies, heads, connections and time: at the bound all is well, past it a clear answer.
 
+use std::fmt::Write as _;
+
 use serde_json::json;
 use sidestep::simulator::{Fault, FaultRule};
 
@@ -21,7 +23,7 @@ fn chunked(body: &str, pieces: usize) -> String {
     let mut text = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
     for piece in body.as_bytes().chunks(pieces) {
         let piece = std::str::from_utf8(piece).unwrap();
-        text.push_str(&format!("{:x}\r\n{piece}\r\n", piece.len()));
+        write!(text, "{:x}\r\n{piece}\r\n", piece.len()).unwrap();
     }
     text + "0\r\n\r\n"
 }

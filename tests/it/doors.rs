@@ -267,3 +267,61 @@ fn a_head_beyond_its_bound_is_431_and_one_within_it_is_served() {
     let status = Wire::to(front.address()).send(long).answer().unwrap().status;
     assert!(matches!(status, 414 | 431), "{status}");
 }
+
+#[test]
+fn only_listed_headers_travel_and_only_ours_come_back() {
+    let front = Front::with("", "[upstream]\nforward_headers = [\"x-correlation-id\"]");
+    let sent = "authorization: Bearer a-callers\r\ncookie: a=b\r\nx-forwarded-for: 1.2.3.4\r\ntraceparent: 00-1-1-01\r\n\
+        x-stainless-lang: python\r\nx-ms-spillover-deployment: other\r\nte: trailers\r\nconnection: x-hop\r\nx-hop: 1\r\n\
+        referer: http://a\r\naccept: application/json\r\ncontent-type: application/json\r\nuser-agent: app/1\r\n\
+        x-ms-client-request-id: 7\r\nopenai-beta: a=v2\r\nx-correlation-id: 8\r\n";
+    let answer = post(&front, CHAT, sent, QUESTION);
+    assert_eq!(answer.status, 200);
+    let mut came: Vec<String> =
+        front.resource("east").last_request().unwrap().headers.keys().map(ToString::to_string).collect();
+    came.sort();
+    let expected = [
+        "accept",
+        "api-key",
+        "content-length",
+        "content-type",
+        "host",
+        "openai-beta",
+        "user-agent",
+        "x-correlation-id",
+        "x-ms-client-request-id",
+    ];
+    assert_eq!(came, expected);
+    for ours in ["x-sidestep-request-id", "x-sidestep-backend", "x-sidestep-attempts"] {
+        assert!(answer.header(ours).is_some(), "{ours}");
+    }
+    let silent = Front::with("explain_headers = false", "");
+    let answer = post(&silent, CHAT, "", QUESTION);
+    assert!(answer.header("x-sidestep-request-id").is_some());
+    assert!(answer.header("x-sidestep-backend").is_none() && answer.header("x-sidestep-attempts").is_none());
+}
+
+#[test]
+fn a_listed_page_may_ask_before_it_calls_and_read_what_it_gets() {
+    let front = Front::with("", &format!("{KEYS}origins = [\"https://app.example\"]\n"));
+    let asks = |origin: &str| {
+        let headers = format!(
+            "origin: {origin}\r\naccess-control-request-method: POST\r\naccess-control-request-headers: api-key\r\n"
+        );
+        ask(front.address(), "OPTIONS", CHAT, &headers, "")
+    };
+    let answer = asks("https://app.example");
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (204, Some("https://app.example"))
+    );
+    assert_eq!(answer.header("access-control-allow-headers"), Some("api-key"));
+    assert_eq!(asks("https://evil.example").status, 401);
+    let called =
+        post(&front, CHAT, "origin: https://app.example\r\napi-key: caller-key-0123456789\r\n", QUESTION);
+    assert_eq!(
+        (called.status, called.header("access-control-allow-origin")),
+        (200, Some("https://app.example"))
+    );
+    assert_eq!(received(&front), 1);
+}

@@ -265,3 +265,21 @@ async fn a_large_head_in_http2_is_431_and_the_connection_lives() {
     assert_eq!(status(&sender).await.unwrap(), 200);
     assert_eq!(front.seen("east"), 1);
 }
+
+#[tokio::test]
+async fn a_drain_lets_the_streams_of_an_http2_connection_end_and_takes_no_new_ones() {
+    let front = Front::plain();
+    let (mut busy, idle) = (http2(&front).await, http2(&front).await);
+    assert_eq!(status(&idle).await.unwrap(), 200);
+    let answering = busy.send_request(chat());
+    front.resource("east").fault(FaultRule::times(Fault::SlowHead { delay_ms: 400 }, 1));
+    let answering = tokio::spawn(answering);
+    eventually("it is under way", || front.resource("east").counters().in_flight == 1).await;
+    front.balancer.drain();
+    eventually("the idle one is closed", || idle.is_closed()).await;
+    let answer = within("the answer", answering).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.into_body().collect().await.is_ok());
+    eventually("all is over", || front.balancer.ended()).await;
+    assert!(status(&busy).await.is_err());
+}

@@ -147,7 +147,7 @@ impl House {
             "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{CALLER}transfer-encoding: chunked\r\n\r\n{PROMPT}"
         ));
         // Who leaves in the middle of a body, and before an answer.
-        drop(Wire::to(self.address).send(request("POST", CHAT, CALLER, &body).trim_end_matches('}')));
+        Wire::to(self.address).send(request("POST", CHAT, CALLER, &body).trim_end_matches('}'));
         self.fault(&Fault::HangBeforeHead);
         let mut leaving = Wire::to(self.address);
         leaving.send(request("POST", CHAT, CALLER, &body));
