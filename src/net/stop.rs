@@ -83,7 +83,9 @@ impl Ear {
     /// The state now; the task of `cx` is woken when it changes.
     pub fn listen(&self, cx: &Context<'_>) -> Stop {
         let mut wakers = self.shared.wakers.borrow_mut();
-        if let Some(slot) = wakers.get_mut(&self.key) {
+        if let Some(slot) = wakers.get_mut(&self.key)
+            && !slot.as_ref().is_some_and(|known| known.will_wake(cx.waker()))
+        {
             *slot = Some(cx.waker().clone());
         }
         self.shared.state.get()

@@ -9,12 +9,11 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -369,6 +368,8 @@ pub enum RequestBody {
         rest: Incoming,
         /// In all, where the caller said so.
         length: Option<u64>,
+        /// So many bytes may still come; more end the request.
+        most: u64,
     },
 }
 
@@ -393,10 +394,18 @@ impl Body for RequestBody {
                 let next = pieces.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
                 Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
             }
-            Self::Streamed { begun, rest, .. } => match begun.pop_front() {
-                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
-                None => Pin::new(rest).poll_frame(cx).map_err(|error| io::Error::other(error).into()),
-            },
+            Self::Streamed { begun, rest, most, .. } => {
+                if let Some(piece) = begun.pop_front() {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                let frame = ready!(Pin::new(rest).poll_frame(cx));
+                let came = frame.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
+                match most.checked_sub(came as u64) {
+                    Some(left) => *most = left,
+                    None => return Poll::Ready(Some(Err("the request body is too large".into()))),
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
         }
     }
 

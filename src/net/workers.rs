@@ -27,19 +27,37 @@ const MOST_BY_DEFAULT: usize = 4;
 #[derive(Debug)]
 pub struct Workers<H> {
     workers: Vec<Worker<H>>,
+    threads: Vec<JoinHandle<()>>,
     limits: ServerLimits,
 }
 
+/// Accepts for the workers.
+#[derive(Debug)]
+pub struct Acceptor<H> {
+    workers: Vec<Worker<H>>,
+    limits: ServerLimits,
+}
+
+/// A way to one worker.
 struct Worker<H> {
     orders: mpsc::UnboundedSender<Order<H>>,
     connections: Arc<AtomicUsize>,
-    thread: JoinHandle<()>,
+}
+
+impl<H> Clone for Worker<H> {
+    fn clone(&self) -> Self {
+        Self { orders: self.orders.clone(), connections: Arc::clone(&self.connections) }
+    }
 }
 
 impl<H> fmt::Debug for Worker<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("connections", &self.connections).finish_non_exhaustive()
     }
+}
+
+fn connections<H>(workers: &[Worker<H>]) -> usize {
+    workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum()
 }
 
 enum Order<H> {
@@ -62,7 +80,7 @@ impl<H: Handler> Workers<H> {
             || std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_BY_DEFAULT),
             NonZeroUsize::get,
         );
-        let workers = (0..count)
+        let (workers, threads) = (0..count)
             .map(|index| {
                 let (orders, receiver) = mpsc::unbounded_channel();
                 let connections = Arc::new(AtomicUsize::new(0));
@@ -82,10 +100,12 @@ impl<H: Handler> Workers<H> {
                         }
                     })?;
                 starting.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
-                Ok(Worker { orders, connections, thread })
+                Ok((Worker { orders, connections }, thread))
             })
-            .collect::<io::Result<_>>()?;
-        Ok(Self { workers, limits })
+            .collect::<io::Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
+        Ok(Self { workers, threads, limits })
     }
 
     /// How many threads.
@@ -97,7 +117,7 @@ impl<H: Handler> Workers<H> {
     /// Open connections of all threads.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum()
+        connections(&self.workers)
     }
 
     /// Runs `order` on every worker with its handler, soon.
@@ -118,15 +138,23 @@ impl<H: Handler> Workers<H> {
     /// Whether every thread has ended: after `stop(Drain)`, when the last connection has.
     #[must_use]
     pub fn ended(&self) -> bool {
-        self.workers.iter().all(|worker| worker.thread.is_finished())
+        self.threads.iter().all(JoinHandle::is_finished)
     }
 
     /// Whether a thread has ended although nobody asked it to: a defect that must not go unseen.
     #[must_use]
     pub fn any_ended(&self) -> bool {
-        self.workers.iter().any(|worker| worker.thread.is_finished())
+        self.threads.iter().any(JoinHandle::is_finished)
     }
 
+    /// What accepts for them.
+    #[must_use]
+    pub fn acceptor(&self) -> Acceptor<H> {
+        Acceptor { workers: self.workers.clone(), limits: self.limits }
+    }
+}
+
+impl<H: Handler> Acceptor<H> {
     /// Accepts until `stop` leaves `Run`, then closes the listener.
     pub async fn accept(&self, listener: TcpListener, mut stop: watch::Receiver<Stop>) {
         let mut pause = AcceptPause::default();
@@ -151,7 +179,7 @@ impl<H: Handler> Workers<H> {
         else {
             return;
         };
-        if self.connections() >= self.limits.connections.get() {
+        if connections(&self.workers) >= self.limits.connections.get() {
             refuse(&stream);
             return;
         }

@@ -1,6 +1,49 @@
 //! One request from top to bottom.
+//!
+//! Owns: the walk (this file), what a request is and which backend may get its bytes (`request`, `headers`),
+//! one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`), the committed body
+//! (`committed`), the place on a lane that is always handed back (`place`), the one record per request
+//! (`ledger`), and our own answers (`error`).
+//! Does not: choose (`balance`), know the API (`openai`), open sockets (`net`), know keys (`identity`).
+//!
+//! The walk is a plain function, not layers: picking, sending and judging depend on each other, and a missing
+//! field does not compile. Nothing here is `Send`: a request lives and ends on one worker.
 
-use std::time::Duration;
+mod attempt;
+mod committed;
+mod edge;
+mod error;
+mod headers;
+mod ledger;
+mod place;
+mod prelude;
+mod request;
+
+use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use self::attempt::{Attempt, KeptAnswer};
+pub use self::committed::ProxyBody;
+pub use self::edge::{Edge, EdgeSettings, UnusableEdge};
+pub use self::error::ProxyError;
+use self::ledger::{Desk, Ledger};
+use self::request::{Body, Understood};
+use crate::balance::{Ask, Attempts, Cause, Exhausted, Pool};
+use crate::identity::callers::Admission;
+use crate::net::server::{Handler, Peer};
+use crate::net::stop::{LocalStop, Stop};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::clock;
+use crate::telemetry::health::{Health, health};
+use crate::telemetry::metrics::WorkerMetrics;
+use crate::telemetry::request_id::RequestIds;
 
 /// How requests are treated; `[retry]`, parts of `[server]`, `[upstream]` and `[limits]`.
 #[derive(Clone, Debug)]
@@ -25,4 +68,200 @@ pub struct ProxySettings {
     pub request_hard_limit: u64,
     /// All buffered bodies together, in bytes.
     pub buffered: usize,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    pool: Mutex<Pool>,
+    /// Whether we are listening, draining, able.
+    pub health: Health,
+    /// Bytes of all buffered bodies together.
+    buffered: AtomicUsize,
+}
+
+impl Shared {
+    /// Nothing is buffered yet.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self { pool: Mutex::new(pool), health: Health::default(), buffered: AtomicUsize::new(0) }
+    }
+
+    /// The pool. Held for microseconds, never across an await. A panic while it was held cannot have left it
+    /// half-changed in a way that matters more than serving on.
+    pub fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The callers' side of one worker.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    desk: Rc<Desk>,
+    edges: edge::Edges,
+}
+
+impl Proxy {
+    /// One worker's proxy. `edge` is of the pool's present generation.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        edge: Edge,
+        ids: RequestIds,
+        log: AccessLog,
+        metrics: WorkerMetrics,
+    ) -> Self {
+        let desk = Rc::new(Desk { ids, log, metrics, cut: LocalStop::default() });
+        Self { shared, desk, edges: edge::Edges::new(edge) }
+    }
+
+    /// Makes the next generation known; before the pool is told, so that no pick names an unknown one.
+    pub fn prepare(&self, edge: Edge) {
+        self.edges.push(edge);
+    }
+
+    /// A drain's time is over: streams that still run are told so, then aborted.
+    pub fn cut_streams(&self) {
+        self.desk.cut.tell(Stop::Abort);
+    }
+
+    /// Steps 1 to 5: admitted, understood, read, attempted, committed.
+    async fn serve(
+        &self,
+        edge: &Edge,
+        parts: &Parts,
+        body: Incoming,
+        ledger: &mut Option<Ledger>,
+    ) -> Result<Response<ProxyBody>, ProxyError> {
+        let entry = ledger.as_mut().expect("taken at the commit only");
+        if !edge.callers.pages().admit(&parts.headers, &parts.uri) {
+            return Err(ProxyError::ForeignPage);
+        }
+        match edge.callers.admit(&parts.headers, None) {
+            Admission::Admitted(caller) => entry.caller = caller,
+            Admission::Unauthorized => return Err(ProxyError::Unauthorized),
+        }
+        let route = request::route(parts, &edge.settings.path_prefix)?;
+        entry.operation = route.operation.name;
+        let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
+        let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
+        entry.waited_until(clock::now());
+        let understood = request::understand(parts, route, body?)?;
+        entry.deployment = understood.deployment.clone();
+        entry.stream = understood.scan.stream;
+        entry.prompt_estimate = understood.scan.prompt_tokens;
+        self.attempts(parts, understood, deadline, ledger).await
+    }
+
+    /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts.
+    async fn attempts(
+        &self,
+        parts: &Parts,
+        mut understood: Understood<'_>,
+        deadline: Instant,
+        ledger: &mut Option<Ledger>,
+    ) -> Result<Response<ProxyBody>, ProxyError> {
+        let mut attempts = Attempts::default();
+        let mut kept = None;
+        let deployment = understood.deployment.clone();
+        let ask = Ask {
+            deployment: deployment.as_deref(),
+            family: understood.route.operation.family,
+            operation: understood.route.operation.name,
+            charge: understood.scan.charge(0),
+            streamed: understood.scan.stream,
+            harmless: understood.route.operation.harmless.given(understood.scan.background),
+            lowest_priority: None,
+        };
+        loop {
+            let now = clock::now();
+            let picked = self.shared.pool().pick(now, &ask, &mut attempts);
+            let pick = match picked {
+                Ok(pick) => pick,
+                Err(exhausted) => {
+                    let entry = ledger.as_mut().expect("taken at the commit only");
+                    return Self::answer_exhausted(exhausted, kept, entry);
+                }
+            };
+            let edge = self.edges.of(pick.generation);
+            let place = place::Place::new(Arc::clone(&self.shared), pick);
+            let api = understood.route.operation.api;
+            let attempt = Attempt { edge: &edge, parts, ask: &ask, api, deadline, place };
+            match attempt.run(&mut understood, &mut attempts, ledger).await {
+                attempt::Outcome::Commit(response) => return Ok(*response),
+                attempt::Outcome::Next(None) => {}
+                attempt::Outcome::Next(answer) => kept = answer,
+                attempt::Outcome::Stop(error) => return Err(error),
+            }
+        }
+    }
+
+    /// No lane admits: the answer is ours, at once.
+    fn answer_exhausted(
+        exhausted: Exhausted,
+        kept: Option<Box<KeptAnswer>>,
+        ledger: &mut Ledger,
+    ) -> Result<Response<ProxyBody>, ProxyError> {
+        ledger.exhausted = true;
+        let error = match exhausted {
+            Exhausted::Throttled { wait } => ProxyError::Throttled { wait },
+            Exhausted::TooLarge => ProxyError::TooLargeNow,
+            Exhausted::Unserved => ProxyError::UnknownDeployment,
+            Exhausted::Spent { cause } => match (cause, kept) {
+                (Cause::Answered, Some(answer)) => return Ok(answer.pass_back(ledger)),
+                (Cause::Failed(failure), _) if failure.is_timeout() => ProxyError::UpstreamTimeout,
+                (Cause::Failed(_) | Cause::Answered, _) => ProxyError::UpstreamFailed,
+                (Cause::Refused, _) => ProxyError::BackendRefused,
+                (Cause::Probing, _) => ProxyError::Resting,
+                (Cause::NoCredential | Cause::OutOfUse, _) => ProxyError::NoBackend,
+                (Cause::Absent, _) => ProxyError::UnknownDeployment,
+                (Cause::Unsupported, _) => ProxyError::Unsupported,
+            },
+        };
+        Err(error)
+    }
+}
+
+impl Handler for Proxy {
+    type Body = ProxyBody;
+
+    async fn handle(self: Rc<Self>, request: Request<Incoming>, _peer: Peer) -> Response<ProxyBody> {
+        let (parts, body) = request.into_parts();
+        if let Some((status, text)) = health(parts.uri.path(), self.shared.health.readiness()) {
+            return plain(status, text);
+        }
+        let edge = self.edges.newest();
+        if let Some(headers) = edge.callers.pages().preflight(&parts.method, &parts.headers) {
+            let mut response = Response::new(ProxyBody::full(Bytes::new()));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = headers;
+            return response;
+        }
+        let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), parts.method.clone());
+        let id = entry.id.header_value();
+        let mut ledger = Some(entry);
+        let mut response = match self.serve(&edge, &parts, body, &mut ledger).await {
+            Ok(response) => response,
+            Err(error) => {
+                let response = error.response(ledger.as_ref().map_or("", |entry| entry.id.as_str()));
+                if let Some(mut entry) = ledger.take() {
+                    entry.refuse(&error);
+                }
+                response
+            }
+        };
+        edge.callers.pages().allow(&parts.headers, response.headers_mut());
+        response.headers_mut().insert(headers::REQUEST_ID, id);
+        response
+    }
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<ProxyBody> {
+    let mut response = Response::new(ProxyBody::full(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }

@@ -10,6 +10,7 @@
 //! which are counted, and never a request.
 
 pub mod access;
+pub mod change;
 pub mod clock;
 pub mod health;
 pub mod log;

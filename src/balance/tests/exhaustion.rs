@@ -24,6 +24,18 @@ fn the_wait_is_a_lanes_recovery_and_at_most_a_second_more() {
 }
 
 #[test]
+fn the_spread_covers_its_second_evenly() {
+    let mut world = World::ladder(1);
+    throttle(&mut world, &["20000"]);
+    let waits: Vec<_> = (0..2_000).map(|_| world.wait()).collect();
+    for tenth in 0..10 {
+        let from = seconds(20) + millis(100 * tenth);
+        let count = waits.iter().filter(|wait| (from..from + millis(100)).contains(*wait)).count();
+        assert!((120..280).contains(&count), "{count} of 2,000 in tenth {tenth}");
+    }
+}
+
+#[test]
 fn waits_of_milliseconds_stay_milliseconds() {
     let mut world = World::ladder(1);
     throttle(&mut world, &["43"]);

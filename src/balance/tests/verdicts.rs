@@ -249,6 +249,16 @@ fn a_deployment_not_found_makes_the_lane_absent_for_five_minutes() {
 }
 
 #[test]
+fn a_good_answer_shows_that_the_deployment_exists_after_all() {
+    let mut world = World::ladder(2);
+    let (one, two) = (&mut Attempts::default(), &mut Attempts::default());
+    let (first, second) = (world.pick(one).unwrap(), world.pick(two).unwrap());
+    world.answer(first, 404, &[], NOT_FOUND, one);
+    world.served(second, two);
+    assert_eq!(world.next(), Ok(0));
+}
+
+#[test]
 fn when_all_lanes_are_absent_that_404_is_passed_back() {
     let mut world = World::ladder(2);
     let attempts = &mut Attempts::default();

@@ -1,0 +1,452 @@
+//! The daemon as a value: started, looked at, drained, waited for.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::admin::status::{BackendStatus, CallersStatus, StatusDocument, TokensStatus};
+use crate::admin::{Admin, Doors};
+use crate::balance::{Pool, PoolSettings};
+use crate::net::connect::TlsProblem;
+use crate::net::server::{ServerLimits, Stop, serve};
+use crate::net::upstream::Tls;
+use crate::net::workers::Workers;
+use crate::proxy::{Edge, EdgeSettings, Proxy, Shared, UnusableEdge};
+use crate::settings::Settings;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::log::{DirectiveProblem, Directives};
+use crate::telemetry::metrics::{Metrics, PoolGauges};
+use crate::telemetry::request_id::RequestIds;
+use crate::telemetry::sink::Sink;
+use crate::telemetry::{change, clock};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Between two looks at whether all is well and whether cooldowns have ended.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether a drain is through.
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+
+/// After the drain's time streams are told that they end; so long for those words to leave.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Why a balancer does not start, or does not take other settings.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Roots of trust.
+    #[error(transparent)]
+    Tls(#[from] TlsProblem),
+    /// An address or credential that HTTP cannot carry.
+    #[error(transparent)]
+    Edge(#[from] UnusableEdge),
+    /// The log level.
+    #[error("{0}")]
+    Log(#[from] DirectiveProblem),
+    /// Threads.
+    #[error("the operating system refuses a thread: {0}")]
+    Threads(#[source] io::Error),
+    /// Settings that only a restart can change.
+    #[error("{0} cannot change while running: restart instead")]
+    Fixed(&'static str),
+    /// It is ending.
+    #[error("the balancer is stopping")]
+    Stopping,
+}
+
+/// A running balancer. Dropped, it stops at once.
+#[derive(Debug)]
+pub struct Balancer {
+    listen: SocketAddr,
+    admin: Option<SocketAddr>,
+    view: View,
+    orders: mpsc::UnboundedSender<Order>,
+    thread: Option<JoinHandle<bool>>,
+}
+
+enum Order {
+    Drain,
+    Abort,
+    Reload(Box<Settings>, std::sync::mpsc::Sender<Result<(), StartError>>),
+}
+
+/// What can be seen from any thread.
+#[derive(Clone, Debug)]
+struct View {
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    sink: Sink,
+    started: Instant,
+    listen: SocketAddr,
+    admin: Option<SocketAddr>,
+}
+
+impl View {
+    fn status(&self) -> StatusDocument {
+        let totals = self.metrics.totals();
+        let snapshot = self.shared.pool().snapshot(clock::now());
+        StatusDocument {
+            version: env!("CARGO_PKG_VERSION"),
+            now_ms: clock::unix_ms(),
+            uptime_seconds: clock::now().saturating_duration_since(self.started).as_secs_f64(),
+            listen: format!("http://{}", self.listen),
+            admin: self.admin.map(|admin| format!("http://{admin}")),
+            draining: self.shared.health.draining(),
+            callers: CallersStatus::from(&totals),
+            tokens: TokensStatus::from(&totals),
+            backends: snapshot.backends.iter().map(BackendStatus::from).collect(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let snapshot = self.shared.pool().snapshot(clock::now());
+        self.metrics.render(PoolGauges::from(&snapshot), self.sink.dropped())
+    }
+
+    fn set_drained(&self, name: &str, drained: bool) -> bool {
+        let mut pool = self.shared.pool();
+        let snapshot = pool.snapshot(clock::now());
+        let Some(index) = snapshot.backends.iter().position(|backend| &*backend.name == name) else {
+            return false;
+        };
+        pool.set_drained(index, drained);
+        drop(pool);
+        tracing::info!(backend = name, drained, "drained by an operator");
+        true
+    }
+}
+
+impl Balancer {
+    /// Starts listening; returns once both addresses are taken.
+    ///
+    /// # Errors
+    /// What settings alone cannot rule out: an address in use, an unreadable `ca_file`.
+    pub fn start(settings: Settings, sink: Sink) -> Result<Self, StartError> {
+        let directives: Directives = settings.log.level.parse()?;
+        let tls = Tls::new(&settings.upstream)?;
+        let edges = edge_settings(&settings, tls, 0);
+        drop(Edge::new(edges.clone())?);
+        let (listener, listen) = listen_on(settings.listen)?;
+        let admin = settings.admin_listen.map(listen_on).transpose()?;
+        let seed = fastrand::u64(..);
+        let shared = Arc::new(Shared::new(pool(settings.pool.clone(), seed)));
+        shared.health.set_credentials(settings.pool.backends.len());
+        let view = View {
+            shared,
+            metrics: Arc::new(Metrics::new()),
+            sink,
+            started: clock::now(),
+            listen,
+            admin: admin.as_ref().map(|(_, address)| *address),
+        };
+        let (of_workers, format) = (view.clone(), settings.log.format);
+        let workers = Workers::start(settings.workers, settings.server, move |index| {
+            let worker = u16::try_from(index).unwrap_or(u16::MAX);
+            Proxy::new(
+                Arc::clone(&of_workers.shared),
+                Edge::new(edges.clone()).expect("made once already, before the workers"),
+                RequestIds::new(seed, worker),
+                AccessLog::new(of_workers.sink.clone(), format, &directives),
+                of_workers.metrics.worker(),
+            )
+        })
+        .map_err(StartError::Threads)?;
+        let (orders, received) = mpsc::unbounded_channel();
+        let admin_address = view.admin;
+        let control = Control {
+            view: view.clone(),
+            token: settings.admin_token.clone(),
+            settings,
+            generation: 0,
+            workers,
+        };
+        let listeners = (listener, admin.map(|(listener, _)| listener));
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || control.run(listeners, received))
+            .map_err(StartError::Threads)?;
+        Ok(Self { listen, admin: admin_address, view, orders, thread: Some(thread) })
+    }
+
+    /// Where callers find it.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where operators find it.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// What `GET /status` says.
+    #[must_use]
+    pub fn status(&self) -> StatusDocument {
+        self.view.status()
+    }
+
+    /// Stops in order: unready at once, accepting for `drain_delay`, ending for `drain_timeout`.
+    pub fn drain(&self) {
+        let _ended = self.orders.send(Order::Drain);
+    }
+
+    /// Stops at once.
+    pub fn abort(&self) {
+        let _ended = self.orders.send(Order::Abort);
+    }
+
+    /// Takes other settings; requests in flight finish on the old ones.
+    ///
+    /// # Errors
+    /// The old settings stay, for this reason.
+    pub fn reload(&self, settings: Settings) -> Result<(), StartError> {
+        let (reply, replied) = std::sync::mpsc::channel();
+        self.orders.send(Order::Reload(Box::new(settings), reply)).map_err(|_| StartError::Stopping)?;
+        replied.recv().unwrap_or(Err(StartError::Stopping))
+    }
+
+    /// Whether it has stopped.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end; `false` when it ended without being asked to.
+    #[must_use]
+    pub fn wait(mut self) -> bool {
+        self.thread.take().is_none_or(|thread| thread.join().unwrap_or(false))
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.abort();
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn pool(settings: PoolSettings, seed: u64) -> Pool {
+    let backends = settings.backends.len();
+    let mut pool = Pool::new(settings, seed);
+    (0..backends).for_each(|backend| pool.set_credential(backend, true));
+    pool
+}
+
+fn edge_settings(settings: &Settings, tls: Tls, generation: u32) -> EdgeSettings {
+    let names = settings.pool.backends.iter().map(|backend| Arc::clone(&backend.name));
+    let backends = names
+        .zip(&settings.upstreams)
+        .map(|(name, upstream)| (name, upstream.origin.clone(), upstream.credential.clone()))
+        .collect();
+    EdgeSettings {
+        generation,
+        listen: settings.listen,
+        callers: settings.callers.clone(),
+        proxy: settings.proxy.clone(),
+        backends,
+        tls,
+        connect_timeout: settings.upstream.connect_timeout,
+    }
+}
+
+/// std would let only 128 connections wait.
+fn listen_on(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    open().map_err(|source| StartError::Listen { address, source })
+}
+
+/// The control thread: accepts, serves operators, watches, drains, reloads.
+struct Control {
+    view: View,
+    token: Option<SecretString>,
+    settings: Settings,
+    generation: u32,
+    workers: Workers<Proxy>,
+}
+
+impl Control {
+    /// Whether it ended because it was asked to.
+    fn run(
+        mut self,
+        (listener, admin): (TcpListener, Option<TcpListener>),
+        mut orders: mpsc::UnboundedReceiver<Order>,
+    ) -> bool {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let Ok(runtime) = runtime else { return false };
+        runtime.block_on(async {
+            let (admin_stop, admin_stopped) = watch::channel(Stop::Run);
+            if let Some(listener) = admin.and_then(|admin| tokio::net::TcpListener::from_std(admin).ok()) {
+                let admin = Rc::new(self.admin());
+                tokio::task::spawn_local(serve(listener, admin, ServerLimits::default(), admin_stopped));
+            }
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return false };
+            self.view.shared.health.set_listening();
+            let asked = self.serve(listener, &mut orders).await;
+            admin_stop.send_replace(Stop::Abort);
+            asked
+        })
+    }
+
+    fn admin(&self) -> Admin {
+        let (of_status, of_metrics, of_drain) = (self.view.clone(), self.view.clone(), self.view.clone());
+        let shared = Arc::clone(&self.view.shared);
+        let doors = Doors {
+            readiness: Rc::new(move || shared.health.readiness()),
+            status: Rc::new(move || of_status.status()),
+            metrics: Rc::new(move || of_metrics.metrics()),
+            set_drained: Rc::new(move |name, drained| of_drain.set_drained(name, drained)),
+        };
+        Admin::new(self.view.admin.unwrap_or(self.view.listen), self.token.clone(), doors)
+    }
+
+    async fn serve(
+        &mut self,
+        listener: tokio::net::TcpListener,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+    ) -> bool {
+        let (stop, stopped) = watch::channel(Stop::Run);
+        let acceptor = self.workers.acceptor();
+        let accepting = tokio::task::spawn_local(async move { acceptor.accept(listener, stopped).await });
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Drain) => break,
+                    Some(Order::Abort) | None => {
+                        self.workers.stop(Stop::Abort);
+                        return true;
+                    }
+                    Some(Order::Reload(settings, reply)) => {
+                        let outcome = self.reload(*settings).await;
+                        let _gone = reply.send(outcome);
+                    }
+                },
+                _ = tick.tick() => {
+                    if self.workers.any_ended() || accepting.is_finished() {
+                        tracing::error!("a worker thread has ended by itself");
+                        return false;
+                    }
+                    self.tell_changes();
+                }
+            }
+        }
+        self.view.shared.health.set_draining();
+        tracing::info!(delay_ms = self.settings.drain_delay.as_millis(), "draining");
+        tokio::select! {
+            () = self.drain(&stop) => tracing::info!("drained"),
+            () = aborted(orders) => tracing::warn!("stopped before the drain was through"),
+        }
+        self.workers.stop(Stop::Abort);
+        true
+    }
+
+    /// Cooldowns that ended while nobody asked are told here.
+    fn tell_changes(&self) {
+        let changes = {
+            let mut pool = self.view.shared.pool();
+            drop(pool.snapshot(clock::now()));
+            if pool.has_changes() { pool.take_changes() } else { Vec::new() }
+        };
+        changes.iter().for_each(change::tell);
+    }
+
+    async fn drain(&self, stop: &watch::Sender<Stop>) {
+        sleep(self.settings.drain_delay).await;
+        stop.send_replace(Stop::Drain);
+        self.workers.stop(Stop::Drain);
+        let ended = async {
+            while !self.workers.ended() {
+                sleep(DRAIN_TICK).await;
+            }
+        };
+        if tokio::time::timeout(self.settings.drain_timeout, ended).await.is_err() {
+            tracing::warn!(connections = self.workers.connections(), "the drain's time is over: cutting streams");
+            self.workers.each(|proxy| proxy.cut_streams());
+            sleep(LAST_WORDS).await;
+        }
+    }
+
+    async fn reload(&mut self, settings: Settings) -> Result<(), StartError> {
+        for (changed, key) in [
+            (settings.listen != self.settings.listen, "server.listen"),
+            (settings.admin_listen != self.settings.admin_listen, "server.admin_listen"),
+            (settings.workers != self.settings.workers, "server.workers"),
+            (settings.server != self.settings.server, "limits of connections and headers"),
+            (settings.log != self.settings.log, "log"),
+        ] {
+            if changed {
+                return Err(StartError::Fixed(key));
+            }
+        }
+        let tls = Tls::new(&settings.upstream)?;
+        let generation = self.generation + 1;
+        let edges = edge_settings(&settings, tls, generation);
+        drop(Edge::new(edges.clone())?);
+        // The workers know the new backends before the pool names them.
+        let (ready, mut readied) = mpsc::unbounded_channel();
+        self.workers.each(move |proxy| {
+            proxy.prepare(Edge::new(edges).expect("made once already, before the workers"));
+            let _gone = ready.send(());
+        });
+        for _ in 0..self.workers.count() {
+            readied.recv().await.ok_or(StartError::Stopping)?;
+        }
+        let backends = settings.pool.backends.len();
+        {
+            let mut pool = self.view.shared.pool();
+            pool.reconfigure(clock::now(), settings.pool.clone());
+            (0..backends).for_each(|backend| pool.set_credential(backend, true));
+        }
+        self.view.shared.health.set_credentials(backends);
+        self.generation = generation;
+        self.settings = settings;
+        tracing::info!(backends, "settings reloaded");
+        Ok(())
+    }
+}
+
+/// Resolves at an order to stop at once; other orders come too late.
+async fn aborted(orders: &mut mpsc::UnboundedReceiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Abort => return,
+            Order::Reload(_, reply) => {
+                let _gone = reply.send(Err(StartError::Stopping));
+            }
+            // A second request to drain is a request to hurry.
+            Order::Drain => return,
+        }
+    }
+}

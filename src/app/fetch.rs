@@ -1,0 +1,82 @@
+//! One GET to a listener of ours: for `top`, `health` and the demo's view.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::time::timeout;
+
+use crate::net::upstream::{Origin, RequestBody, Reuse, Tls, Upstream, UpstreamSettings};
+
+/// So long an answer may take; the view waits for it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// So large it may be, in bytes.
+const LARGEST: usize = 16 * 1024 * 1024;
+
+/// A client for one address, on the calling thread.
+pub(super) struct Fetch {
+    runtime: LocalRuntime,
+    upstream: Upstream,
+    path: PathAndQuery,
+    token: Option<HeaderValue>,
+}
+
+impl Fetch {
+    /// `path` is asked where `url` has none. The token, if any, travels as a Bearer.
+    pub(super) fn new(url: &str, path: &'static str, token: Option<&str>) -> Result<Self, String> {
+        let wrong = || format!("{url}: expected an address such as http://127.0.0.1:9080");
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong()),
+        };
+        let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let origin = Origin { tls, host, port, path_prefix: String::new(), http2: false };
+        let settings = UpstreamSettings { connect_timeout: PATIENCE, ca_file: None };
+        let roots = Tls::new(&settings).map_err(|error| error.to_string())?;
+        let upstream = Upstream::new(origin, &roots, PATIENCE).map_err(|error| error.to_string())?;
+        let token = token.map(|token| HeaderValue::from_str(&format!("Bearer {token}"))).transpose();
+        let token = token.map_err(|_| "the admin token cannot stand in a header".to_owned())?;
+        let path = match uri.path() {
+            "" | "/" => PathAndQuery::from_static(path),
+            _ => uri.path_and_query().cloned().ok_or_else(wrong)?,
+        };
+        let runtime: io::Result<_> =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        Ok(Self { runtime: runtime.map_err(|error| error.to_string())?, upstream, path, token })
+    }
+
+    /// The answer, or a short text for people.
+    pub(super) fn get(&self) -> Result<Bytes, String> {
+        self.runtime.block_on(async {
+            let mut headers = HeaderMap::new();
+            headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
+            let asking = async {
+                let sent = self.upstream.send(
+                    Method::GET,
+                    self.path.clone(),
+                    headers,
+                    RequestBody::empty(),
+                    Reuse::Allowed,
+                );
+                let response = sent.await.map_err(|error| error.to_string())?;
+                let status = response.status();
+                let body = Limited::new(response.into_body(), LARGEST).collect().await;
+                let body = body.map_err(|_| "the answer broke off".to_owned())?.to_bytes();
+                match status {
+                    StatusCode::OK => Ok(body),
+                    StatusCode::UNAUTHORIZED => Err("401: set SIDESTEP_ADMIN_TOKEN".to_owned()),
+                    other => Err(format!("answered {}", other.as_u16())),
+                }
+            };
+            timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err("no answer within a second".to_owned()))
+        })
+    }
+}

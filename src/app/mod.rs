@@ -1,0 +1,12 @@
+//! Composition: settings become rooms, rooms become a running balancer. The only room that knows all others.
+//!
+//! `balancer` is the daemon as a value (start, look at, drain, wait), which `serve`, the demo, and the tests
+//! share; `commands` are the command line's verbs; `demo` puts the simulator under it and callers before it.
+//! No decision about a request is made here.
+
+pub mod balancer;
+pub mod commands;
+mod demo;
+mod fetch;
+
+pub use self::demo::{DemoOptions, demo};

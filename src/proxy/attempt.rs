@@ -1,0 +1,462 @@
+//! One attempt at one lane: send, wait for enough of the answer to judge it, judge.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::response::Parts as Head;
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tokio::time::{timeout, timeout_at};
+
+use super::committed::{Committed, ProxyBody};
+use super::edge::Edge;
+use super::error::ProxyError;
+use super::headers;
+use super::ledger::Ledger;
+use super::place::Place;
+use super::prelude::{self, Opened};
+use super::request::Understood;
+use crate::balance::{
+    Answer as Told, Ask, AttemptFailure, Attempts, Judgement, Next, Tier, Verdict, judge, judge_failure,
+};
+use crate::net::connect::ConnectError;
+use crate::net::upstream::{Answer, Reuse, SendError};
+use crate::openai::{Api, ServiceTier, UsageScanner};
+use crate::telemetry::access::Ended;
+use crate::telemetry::clock;
+
+/// An answer of known length up to here is collected before the commit: a break in its middle can still fail
+/// over, and it leaves in one write.
+const COLLECTED: u64 = 64 * 1024;
+
+/// An error's body gets so long to follow its head: it is small and was written at once.
+const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
+
+/// What one attempt is about.
+pub(super) struct Attempt<'a> {
+    pub(super) edge: &'a Edge,
+    pub(super) parts: &'a Parts,
+    pub(super) ask: &'a Ask<'a>,
+    pub(super) api: Api,
+    pub(super) deadline: Instant,
+    pub(super) place: Place,
+}
+
+/// What comes of it.
+pub(super) enum Outcome {
+    /// The answer is the caller's.
+    Commit(Box<Response<ProxyBody>>),
+    /// On to the next lane; an answer to pass back if nothing better comes.
+    Next(Option<Box<KeptAnswer>>),
+    /// The answer is ours.
+    Stop(ProxyError),
+}
+
+/// An upstream error that is passed back if nothing better comes.
+#[derive(Debug)]
+pub(super) struct KeptAnswer {
+    backend: usize,
+    head: Head,
+    body: Bytes,
+    explain: Option<header::HeaderValue>,
+}
+
+impl KeptAnswer {
+    /// The caller gets it after all.
+    pub(super) fn pass_back(self, ledger: &mut Ledger) -> Response<ProxyBody> {
+        let now = clock::now();
+        ledger.commit(now, self.head.status, self.backend);
+        let mut response = Response::from_parts(self.head, ProxyBody::full(self.body));
+        finish_head(response.headers_mut(), self.explain, ledger);
+        ledger.end(now, Ended::Completed);
+        response
+    }
+}
+
+impl Attempt<'_> {
+    /// Sends the request to its lane and waits until the answer can be judged.
+    pub(super) async fn run(
+        self,
+        understood: &mut Understood<'_>,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let sent = clock::now();
+        if let Some(entry) = ledger {
+            entry.waits(sent);
+        }
+        let answered = self.exchange(understood, sent).await;
+        let now = clock::now();
+        if let Some(entry) = ledger {
+            entry.waited_until(now);
+        }
+        match answered {
+            Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
+            Err(Broken::OutOfTime) => {
+                self.close(Verdict::TimedOut, attempts, ledger);
+                Outcome::Stop(ProxyError::UpstreamTimeout)
+            }
+            // The caller's own body broke: that says nothing of the lane.
+            Err(Broken::RequestBody) => {
+                self.close(Verdict::PassedBack, attempts, ledger);
+                Outcome::Stop(ProxyError::BrokenBody)
+            }
+            Err(Broken::Attempt(failure)) => self.failed(failure, understood, attempts, ledger),
+        }
+    }
+
+    /// Sends, and waits for the head. A kept-alive connection that turns out dead is replaced, silently, once.
+    async fn exchange(
+        &self,
+        understood: &mut Understood<'_>,
+        sent: Instant,
+    ) -> Result<Response<Answer>, Broken> {
+        let pick = self.place.pick();
+        let backend = &self.edge.backends[pick.backend];
+        let there = pick.deployment_there.as_deref();
+        let settings = &self.edge.settings;
+        let first_byte = settings.first_byte_timeout.map(|limit| sent + limit);
+        // Of a stream that does not even begin, the first event is late too.
+        let first_event =
+            settings.first_event_timeout.filter(|_| self.ask.streamed).map(|limit| sent + limit);
+        let limit = [first_byte, first_event].into_iter().flatten().chain([self.deadline]).min();
+        let limit = limit.unwrap_or(self.deadline);
+        let mut reuse = Reuse::Allowed;
+        loop {
+            let Some(target) = understood.target(self.parts, &backend.path_prefix, there) else {
+                return Err(Broken::Attempt(AttemptFailure::Malformed));
+            };
+            let Some(body) = understood.body(there) else { return Err(Broken::RequestBody) };
+            let head = headers::upstream(&self.parts.headers, &settings.forward_headers, backend);
+            let sending = backend.upstream.send(self.parts.method.clone(), target, head, body, reuse);
+            let error = match timeout_at(limit.into(), sending).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => error,
+                Err(_) if limit == self.deadline => return Err(Broken::OutOfTime),
+                Err(_) if Some(limit) == first_byte => {
+                    return Err(Broken::Attempt(AttemptFailure::FirstByteTimeout));
+                }
+                Err(_) => return Err(Broken::Attempt(AttemptFailure::FirstEventTimeout)),
+            };
+            let stale = matches!(error, SendError::Closed { reused: true, .. });
+            if stale && reuse == Reuse::Allowed && self.ask.harmless && understood.repeatable() {
+                reuse = Reuse::Never;
+                continue;
+            }
+            tracing::debug!(backend = %self.edge.names[pick.backend], error = %chain(&error), "attempt failed");
+            return Err(match failure(&error) {
+                Some(failure) => Broken::Attempt(failure),
+                None => Broken::RequestBody,
+            });
+        }
+    }
+
+    /// A head is there: collects as much as its kind needs, then judges.
+    async fn judge(
+        self,
+        response: Response<Answer>,
+        sent: Instant,
+        understood: &mut Understood<'_>,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let (head, mut answer) = response.into_parts();
+        // We asked for no upgrade, and nothing is known of what would follow one.
+        if head.status.is_informational() {
+            return self.failed(AttemptFailure::Malformed, understood, attempts, ledger);
+        }
+        if !(head.status.is_success() || head.status.is_redirection()) {
+            return self.error_answer(head, answer, understood, attempts, ledger).await;
+        }
+        if is_event_stream(&head.headers) {
+            return self.stream(head, answer, sent, understood, attempts, ledger).await;
+        }
+        if answer.size_hint().exact().is_some_and(|length| length <= COLLECTED) {
+            let collected = timeout_at(self.deadline.into(), collect(&mut answer)).await;
+            drop(answer);
+            return match collected {
+                Ok(Ok(body)) => self.commit_small(head, body, attempts, ledger),
+                Ok(Err(_)) => self.failed(AttemptFailure::Closed, understood, attempts, ledger),
+                Err(_) => {
+                    self.close(Verdict::TimedOut, attempts, ledger);
+                    Outcome::Stop(ProxyError::UpstreamTimeout)
+                }
+            };
+        }
+        self.commit(head, answer, prelude::Held::default(), attempts, ledger)
+    }
+
+    /// Not a good answer: its body is read, for what it says and so that the connection can be kept.
+    async fn error_answer(
+        self,
+        head: Head,
+        mut answer: Answer,
+        understood: &mut Understood<'_>,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let mut held = prelude::Held::default();
+        let read = async {
+            while held.bytes() < COLLECTED {
+                match answer.frame().await {
+                    Some(Ok(frame)) => held.push(frame),
+                    Some(Err(_)) => return Read::Cut,
+                    None => return Read::Whole,
+                }
+            }
+            Read::Whole
+        };
+        let read = timeout(ERROR_BODY_TIME, read).await.unwrap_or(Read::Cut);
+        let body = held.joined();
+        let judgement = self.judged(head.status, &head.headers, &body, understood, attempts);
+        if judgement.next == Next::PassBack || !understood.repeatable() {
+            // What did not come whole (too long, or too slow) goes on as it comes.
+            if read == Read::Whole && answer.is_end_stream() || matches!(read, Read::Cut) && body.is_empty() {
+                return self.pass_back(head, body, judgement.verdict, attempts, ledger);
+            }
+            return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
+        }
+        let kept = judgement.keep.then(|| {
+            let backend = self.place.pick().backend;
+            Box::new(KeptAnswer { backend, head, body, explain: self.explain() })
+        });
+        self.close(judgement.verdict, attempts, ledger);
+        Outcome::Next(kept)
+    }
+
+    /// A stream: its prelude is held back, so that an error in it still fails over.
+    async fn stream(
+        self,
+        head: Head,
+        mut answer: Answer,
+        sent: Instant,
+        understood: &mut Understood<'_>,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let first_event = self.edge.settings.first_event_timeout.map(|limit| sent + limit);
+        let limits = prelude::Limits { first_event, deadline: self.deadline };
+        if let Some(entry) = ledger {
+            entry.waits(clock::now());
+        }
+        let opened = prelude::open(&mut answer, self.api, limits).await;
+        if let Some(entry) = ledger {
+            entry.waited_until(clock::now());
+        }
+        match opened {
+            Opened::Begun(held) => self.commit(head, answer, held, attempts, ledger),
+            Opened::Failed(error, held) => {
+                let status = error.status();
+                let judgement =
+                    self.judged(status, &head.headers, error.message.as_bytes(), understood, attempts);
+                if judgement.next == Next::PassBack || !understood.repeatable() {
+                    return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
+                }
+                self.close(judgement.verdict, attempts, ledger);
+                // An error inside a 200 is no answer to pass back later: what comes then is said by the cause.
+                Outcome::Next(None)
+            }
+            Opened::Cut => self.failed(AttemptFailure::Closed, understood, attempts, ledger),
+            Opened::Silent => self.failed(AttemptFailure::FirstEventTimeout, understood, attempts, ledger),
+            Opened::OutOfTime => {
+                self.close(Verdict::TimedOut, attempts, ledger);
+                Outcome::Stop(ProxyError::UpstreamTimeout)
+            }
+        }
+    }
+
+    fn judged(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        understood: &Understood<'_>,
+        attempts: &mut Attempts,
+    ) -> Judgement {
+        let service_tier = understood.scan.service_tier.map(|tier| match tier {
+            ServiceTier::Flex => Tier::Flex,
+            ServiceTier::Priority => Tier::Priority,
+        });
+        let told = Told { status, headers, body, service_tier, callers_credential: false };
+        judge(&told, self.ask, attempts)
+    }
+
+    /// No usable answer came.
+    fn failed(
+        self,
+        failure: AttemptFailure,
+        understood: &Understood<'_>,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let judgement = judge_failure(failure, self.ask, attempts);
+        self.close(judgement.verdict, attempts, ledger);
+        match judgement.next {
+            Next::NextLane if understood.repeatable() => Outcome::Next(None),
+            _ if failure.is_timeout() => Outcome::Stop(ProxyError::UpstreamTimeout),
+            _ => Outcome::Stop(ProxyError::UpstreamFailed),
+        }
+    }
+
+    /// The attempt is over and nothing of it goes downstream.
+    fn close(self, verdict: Verdict, attempts: &mut Attempts, ledger: &mut Option<Ledger>) {
+        if let Some(entry) = ledger {
+            entry.attempts.push(self.place.pick().backend, verdict.word());
+        }
+        self.place.report(clock::now(), verdict, attempts);
+    }
+
+    fn explain(&self) -> Option<header::HeaderValue> {
+        let name = || self.edge.backends[self.place.pick().backend].name.clone();
+        self.edge.settings.explain_headers.then(name)
+    }
+
+    /// An upstream error that is the caller's business.
+    fn pass_back(
+        self,
+        head: Head,
+        body: Bytes,
+        verdict: Verdict,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let kept = KeptAnswer { backend: self.place.pick().backend, head, body, explain: self.explain() };
+        self.close(verdict, attempts, ledger);
+        match ledger.as_mut() {
+            Some(entry) => Outcome::Commit(Box::new(kept.pass_back(entry))),
+            None => Outcome::Stop(ProxyError::UpstreamFailed),
+        }
+    }
+
+    /// A good answer that is here whole.
+    fn commit_small(
+        self,
+        head: Head,
+        body: Bytes,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
+        let now = clock::now();
+        let backend = self.place.pick().backend;
+        let mut usage = UsageScanner::default();
+        usage.feed(&body);
+        let tokens = entry.count_tokens(usage.usage(), 0);
+        let verdict = Verdict::Served { tokens };
+        entry.attempts.push(backend, verdict.word());
+        entry.commit(now, head.status, backend);
+        let explain = self.explain();
+        self.place.served(now, &head.headers, verdict, attempts);
+        let mut response = Response::from_parts(head, ProxyBody::full(body));
+        finish_head(response.headers_mut(), explain, &entry);
+        entry.end(now, Ended::Completed);
+        Outcome::Commit(Box::new(response))
+    }
+
+    /// A good answer whose body follows as it comes.
+    fn commit(
+        self,
+        head: Head,
+        answer: Answer,
+        held: prelude::Held,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        self.place.answered(clock::now(), &head.headers, attempts);
+        self.commit_as(Verdict::Served { tokens: 0 }, head, answer, held, attempts, ledger)
+    }
+
+    fn commit_as(
+        self,
+        verdict: Verdict,
+        head: Head,
+        answer: Answer,
+        held: prelude::Held,
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
+        let backend = self.place.pick().backend;
+        entry.attempts.push(backend, verdict.word());
+        entry.commit(clock::now(), head.status, backend);
+        let explain = self.explain();
+        let mut head = head;
+        let stream = is_event_stream(&head.headers).then_some(self.api);
+        finish_head(&mut head.headers, explain, &entry);
+        let idle = self.edge.settings.stream_idle_timeout;
+        let open = (verdict, self.place, std::mem::take(attempts), entry);
+        let committed = Committed::new(answer, held, stream, idle, open);
+        Outcome::Commit(Box::new(Response::from_parts(head, ProxyBody::Committed(Box::new(committed)))))
+    }
+}
+
+/// Why there is no head.
+enum Broken {
+    Attempt(AttemptFailure),
+    RequestBody,
+    OutOfTime,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Read {
+    Whole,
+    Cut,
+}
+
+/// `None`: the request's own body failed.
+fn failure(error: &SendError) -> Option<AttemptFailure> {
+    Some(match error {
+        SendError::Connect(ConnectError::Refused(_)) => AttemptFailure::Refused,
+        SendError::Connect(ConnectError::Dns(_)) => AttemptFailure::Dns,
+        SendError::Connect(ConnectError::Tls(_)) => AttemptFailure::Tls,
+        SendError::Connect(ConnectError::Timeout) => AttemptFailure::ConnectTimeout,
+        SendError::Connect(ConnectError::Tcp(_)) => AttemptFailure::Connect,
+        SendError::Closed { .. } => AttemptFailure::Closed,
+        SendError::Malformed(_) => AttemptFailure::Malformed,
+        SendError::RequestBody(_) => return None,
+    })
+}
+
+/// An error with its sources, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+async fn collect(answer: &mut Answer) -> Result<Bytes, hyper::Error> {
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    while let Some(frame) = answer.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if first.is_empty() {
+            first = data;
+        } else {
+            if more.is_empty() {
+                more.extend_from_slice(&first);
+            }
+            more.extend_from_slice(&data);
+        }
+    }
+    Ok(if more.is_empty() { first } else { more.freeze() })
+}
+
+/// Filters the head for the caller, and says who answered.
+fn finish_head(head: &mut HeaderMap, explain: Option<header::HeaderValue>, ledger: &Ledger) {
+    headers::downstream(head);
+    if let Some(backend) = explain {
+        head.insert(headers::BACKEND, backend);
+        head.insert(headers::ATTEMPTS, header::HeaderValue::from(ledger.attempts.count()));
+    }
+}

@@ -1,0 +1,268 @@
+//! The body of an answer on its way to the caller, byte for byte, one write per read.
+//!
+//! Its end settles everything: the place on the lane is handed back, the record written. Dropped before its
+//! end, the caller has left: the upstream connection closes with it and no lane's state changes.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use memchr::memmem;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::ledger::Ledger;
+use super::place::Place;
+use super::prelude::Held;
+use crate::balance::{Attempts, Verdict};
+use crate::net::server::BodyError;
+use crate::net::stop::{Ear, Stop};
+use crate::net::upstream::Answer;
+use crate::openai::{Api, EventScanner, UsageScanner, errors};
+use crate::telemetry::access::Ended;
+use crate::telemetry::clock;
+
+/// What callers get as a body.
+#[derive(Debug)]
+pub enum ProxyBody {
+    /// Here whole.
+    Full(Option<Bytes>),
+    /// Comes as the backend sends it.
+    Committed(Box<Committed>),
+}
+
+impl ProxyBody {
+    pub(super) fn full(bytes: Bytes) -> Self {
+        Self::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl Body for ProxyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Committed(committed) => committed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Committed(committed) => matches!(committed.stage, Stage::Over),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Committed(committed) => committed.size_hint(),
+        }
+    }
+}
+
+/// A committed answer.
+pub struct Committed {
+    answer: Answer,
+    held: Held,
+    stage: Stage,
+    /// `None` once settled.
+    open: Option<Open>,
+    /// Reads the passing bytes.
+    events: Option<EventScanner>,
+    api: Api,
+    usage: UsageScanner,
+    events_passed: u64,
+    idle: Option<Duration>,
+    /// Armed when the backend is silent for the first time; moved only when it fires.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Since when the backend has sent nothing, while it does not.
+    quiet_since: Option<Instant>,
+    /// A drain's time may be over while the answer still comes.
+    ear: Ear,
+}
+
+struct Open {
+    verdict: Verdict,
+    place: Place,
+    attempts: Attempts,
+    ledger: Ledger,
+}
+
+enum Stage {
+    Passing,
+    /// The backend broke off: this event says so.
+    Telling(Bytes),
+    /// The event is flushed: hyper drops what is unflushed when a body fails right after a frame.
+    Flushing,
+    /// The connection is aborted: a cut answer never looks complete.
+    Aborting,
+    Over,
+}
+
+impl fmt::Debug for Committed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committed").finish_non_exhaustive()
+    }
+}
+
+/// What the caller's connection is aborted with.
+#[derive(Debug, thiserror::Error)]
+#[error("the backend broke off in the middle of its answer")]
+struct UpstreamCut;
+
+impl Committed {
+    /// `stream` is the form of its events, where it is a stream of them.
+    pub(super) fn new(
+        answer: Answer,
+        held: Held,
+        stream: Option<Api>,
+        idle: Option<Duration>,
+        (verdict, place, attempts, ledger): (Verdict, Place, Attempts, Ledger),
+    ) -> Self {
+        let ear = ledger.ear();
+        let mut committed = Self {
+            answer,
+            held,
+            stage: Stage::Passing,
+            open: Some(Open { verdict, place, attempts, ledger }),
+            events: stream.map(EventScanner::new),
+            api: stream.unwrap_or(Api::Other),
+            usage: UsageScanner::default(),
+            events_passed: 0,
+            idle,
+            timer: None,
+            quiet_since: None,
+            ear,
+        };
+        // An answer without a body is never polled.
+        committed.end_if_whole();
+        committed
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match std::mem::replace(&mut self.stage, Stage::Passing) {
+            Stage::Passing => self.poll_passing(cx),
+            Stage::Telling(event) => {
+                self.stage = Stage::Flushing;
+                Poll::Ready(Some(Ok(Frame::data(event))))
+            }
+            Stage::Flushing => {
+                self.stage = Stage::Aborting;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Stage::Aborting => {
+                self.stage = Stage::Over;
+                Poll::Ready(Some(Err(UpstreamCut.into())))
+            }
+            Stage::Over => {
+                self.stage = Stage::Over;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn poll_passing(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self.held.pop() {
+            Some(frame) => Some(Ok(frame)),
+            None => match Pin::new(&mut self.answer).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    if self.ear.listen(cx) == Stop::Run {
+                        ready!(self.poll_silent_too_long(cx));
+                    }
+                    return self.cut(cx);
+                }
+            },
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                self.quiet_since = None;
+                if let Some(data) = frame.data_ref() {
+                    self.usage.feed(data);
+                    if let Some(events) = &mut self.events {
+                        events.pass(data);
+                        self.events_passed += memmem::find_iter(data, b"data:").count() as u64;
+                    }
+                }
+                self.end_if_whole();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None if !self.events.as_ref().is_some_and(EventScanner::is_cut) => {
+                self.settle(Ended::Completed);
+                self.stage = Stage::Over;
+                Poll::Ready(None)
+            }
+            Some(Err(_)) | None => self.cut(cx),
+        }
+    }
+
+    /// Of an answer of known length hyper does not ask for more than that length, so its end must be seen here.
+    fn end_if_whole(&mut self) {
+        let cut = self.events.as_ref().is_some_and(EventScanner::is_cut);
+        if self.held.is_empty() && self.answer.is_end_stream() && !cut {
+            self.settle(Ended::Completed);
+            self.stage = Stage::Over;
+        }
+    }
+
+    /// Ready once the backend has sent nothing for `stream_idle_timeout`.
+    fn poll_silent_too_long(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(idle) = self.idle else { return Poll::Pending };
+        let deadline = *self.quiet_since.get_or_insert_with(Instant::now) + idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// The backend broke off, or is silent for too long: said in the stream's own form where an event may
+    /// stand, then the connection is aborted.
+    fn cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.settle(Ended::UpstreamCut);
+        let between_events = self.events.as_ref().is_some_and(|events| !events.inside_event());
+        self.stage = if between_events {
+            const TEXT: &str = "The backend broke off in the middle of its answer.";
+            Stage::Telling(errors::stream_event(self.api, errors::STREAM_INTERRUPTED, TEXT))
+        } else {
+            // What has been passed on so far is flushed first.
+            Stage::Flushing
+        };
+        self.poll(cx)
+    }
+
+    /// Hands the place back and writes the record; the first call counts.
+    fn settle(&mut self, ended: Ended) {
+        let Some(Open { verdict, place, mut attempts, mut ledger }) = self.open.take() else { return };
+        let now = clock::now();
+        let tokens = ledger.count_tokens(self.usage.usage(), self.events_passed);
+        let verdict = match (verdict, ended) {
+            (Verdict::Served { .. }, Ended::UpstreamCut) => Verdict::CutOff { tokens },
+            (Verdict::Served { .. }, _) => Verdict::Served { tokens },
+            (other, _) => other,
+        };
+        place.report(now, verdict, &mut attempts);
+        ledger.waited_until(now);
+        ledger.end(now, ended);
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.held.bytes();
+        match self.answer.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(held + rest),
+            None => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Where the backends of one generation of settings stand and with what they are called, on one worker.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use thiserror::Error;
+
+use super::ProxySettings;
+use crate::identity::callers::Callers;
+use crate::identity::{CallerSettings, Credential, UnsendableCredential};
+use crate::net::upstream::{Origin, Tls, UnusableOrigin, Upstream};
+
+/// What an edge is made of; the same for all workers.
+#[derive(Clone, Debug)]
+pub struct EdgeSettings {
+    /// The pool's generation that it belongs to.
+    pub generation: u32,
+    /// The callers' listener.
+    pub listen: SocketAddr,
+    /// Who may call.
+    pub callers: CallerSettings,
+    /// How requests are treated.
+    pub proxy: ProxySettings,
+    /// By the pool's index.
+    pub backends: Vec<(Arc<str>, Origin, Credential)>,
+    /// TLS to all of them.
+    pub tls: Tls,
+    /// TCP, TLS and name look-up together.
+    pub connect_timeout: Duration,
+}
+
+/// An edge that cannot be made.
+#[derive(Debug, Error)]
+pub enum UnusableEdge {
+    /// A backend's address.
+    #[error(transparent)]
+    Origin(#[from] UnusableOrigin),
+    /// A backend's credential.
+    #[error("the api_key of backend {0} cannot stand in a header")]
+    Credential(Arc<str>, #[source] UnsendableCredential),
+}
+
+/// One generation of settings, on one worker.
+#[derive(Debug)]
+pub struct Edge {
+    pub(super) generation: u32,
+    pub(super) settings: ProxySettings,
+    pub(super) callers: Callers,
+    pub(super) names: Vec<Arc<str>>,
+    pub(super) backends: Vec<EdgeBackend>,
+}
+
+/// One backend.
+#[derive(Debug)]
+pub(super) struct EdgeBackend {
+    pub(super) upstream: Upstream,
+    pub(super) path_prefix: String,
+    pub(super) credential: (HeaderName, HeaderValue),
+    /// For `x-sidestep-backend`, made once.
+    pub(super) name: HeaderValue,
+}
+
+impl Edge {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// An address or a credential cannot be sent.
+    pub fn new(settings: EdgeSettings) -> Result<Self, UnusableEdge> {
+        let names = settings.backends.iter().map(|(name, ..)| Arc::clone(name)).collect();
+        let mut backends = Vec::with_capacity(settings.backends.len());
+        for (name, origin, credential) in settings.backends {
+            let mut header =
+                credential.header().map_err(|error| UnusableEdge::Credential(Arc::clone(&name), error))?;
+            header.1.set_sensitive(true);
+            backends.push(EdgeBackend {
+                path_prefix: origin.path_prefix.clone(),
+                upstream: Upstream::new(origin, &settings.tls, settings.connect_timeout)?,
+                credential: header,
+                name: HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("unnamed")),
+            });
+        }
+        Ok(Self {
+            generation: settings.generation,
+            settings: settings.proxy,
+            callers: Callers::new(settings.callers, settings.listen),
+            names,
+            backends,
+        })
+    }
+}
+
+/// The generations that requests may still meet: the present one and, around a reload, its neighbour.
+#[derive(Debug)]
+pub(super) struct Edges(RefCell<Vec<Rc<Edge>>>);
+
+impl Edges {
+    pub(super) fn new(edge: Edge) -> Self {
+        Self(RefCell::new(vec![Rc::new(edge)]))
+    }
+
+    pub(super) fn push(&self, edge: Edge) {
+        let mut edges = self.0.borrow_mut();
+        if edges.len() == 2 {
+            edges.remove(0);
+        }
+        edges.push(Rc::new(edge));
+    }
+
+    pub(super) fn newest(&self) -> Rc<Edge> {
+        Rc::clone(
+            self.0.borrow().last().expect("never empty: made with one, and one goes only when one comes"),
+        )
+    }
+
+    /// The edge of a generation. Between two reloads at most two are alive, and the pool never names another.
+    pub(super) fn of(&self, generation: u32) -> Rc<Edge> {
+        let edges = self.0.borrow();
+        let found = edges.iter().rev().find(|edge| edge.generation == generation);
+        Rc::clone(
+            found.or(edges.last()).expect("never empty: made with one, and one goes only when one comes"),
+        )
+    }
+}

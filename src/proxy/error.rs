@@ -1,0 +1,178 @@
+//! Answers of our own: status, code, a short fixed text. Details are in the log under the request's id.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use thiserror::Error;
+
+use super::committed::ProxyBody;
+use super::headers::{RETRY_AFTER_MS, SHOULD_RETRY};
+use crate::openai::{BodyProblem, PathProblem, errors};
+
+/// Why a request is answered here. The text of each is what the caller reads.
+#[derive(Clone, Copy, Debug, Error)]
+pub enum ProxyError {
+    /// 401
+    #[error("Access denied: no valid key of this balancer was given.")]
+    Unauthorized,
+    /// 403
+    #[error("Web pages may not call this balancer.")]
+    ForeignPage,
+    /// 400 or 404
+    #[error("{0}")]
+    Path(#[from] PathProblem),
+    /// 400
+    #[error("{0}")]
+    Body(#[from] BodyProblem),
+    /// 400
+    #[error("The deployment name is not valid.")]
+    DeploymentName,
+    /// 400
+    #[error("A compressed body is not accepted where the deployment stands in it.")]
+    Compressed,
+    /// 400
+    #[error("The body is not a JSON object.")]
+    NotJson,
+    /// 405
+    #[error("The method is not allowed here.")]
+    Method,
+    /// 408
+    #[error("The request body did not arrive in time.")]
+    SlowBody,
+    /// 400
+    #[error("The request body ended too soon.")]
+    BrokenBody,
+    /// 413
+    #[error("The request body is too large.")]
+    BodyTooLarge,
+    /// 503
+    #[error("Too many large requests at once. Please retry after 1 second.")]
+    Full,
+    /// 404
+    #[error("The API deployment for this resource does not exist on any backend.")]
+    UnknownDeployment,
+    /// 400
+    #[error("No backend's deployment supports this operation.")]
+    Unsupported,
+    /// 429
+    #[error("All backends for this deployment are rate limited. Please retry after {} seconds.", seconds(*wait))]
+    Throttled {
+        /// When to come back.
+        wait: Duration,
+    },
+    /// 429
+    #[error("The request is too large for every backend at the moment.")]
+    TooLargeNow,
+    /// 502
+    #[error("No backend could serve the request.")]
+    UpstreamFailed,
+    /// 502
+    #[error("The backends refuse this balancer's credential.")]
+    BackendRefused,
+    /// 503
+    #[error("The backends are recovering. Please retry after 1 second.")]
+    Resting,
+    /// 503
+    #[error("No backend is in use.")]
+    NoBackend,
+    /// 504
+    #[error("No backend answered in time.")]
+    UpstreamTimeout,
+}
+
+impl ProxyError {
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::ForeignPage => StatusCode::FORBIDDEN,
+            Self::Path(problem) => problem.status(),
+            Self::Body(_)
+            | Self::DeploymentName
+            | Self::Compressed
+            | Self::BrokenBody
+            | Self::NotJson
+            | Self::Unsupported => StatusCode::BAD_REQUEST,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnknownDeployment => StatusCode::NOT_FOUND,
+            Self::Throttled { .. } | Self::TooLargeNow => StatusCode::TOO_MANY_REQUESTS,
+            Self::UpstreamFailed | Self::BackendRefused => StatusCode::BAD_GATEWAY,
+            Self::Full | Self::Resting | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The `code` of the body.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unauthorized => "401",
+            Self::ForeignPage => "foreign_page",
+            Self::Path(PathProblem::NotFound) => "404",
+            Self::Path(_) => "invalid_path",
+            Self::Body(_) | Self::BrokenBody | Self::NotJson => "invalid_body",
+            Self::DeploymentName => "invalid_deployment",
+            Self::Compressed => "compressed_body",
+            Self::Method => "method_not_allowed",
+            Self::SlowBody => "Timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::Full => "overloaded",
+            Self::UnknownDeployment => "DeploymentNotFound",
+            Self::Unsupported => "OperationNotSupported",
+            Self::Throttled { .. } => "429",
+            Self::TooLargeNow => "request_too_large_now",
+            Self::UpstreamFailed => "backend_failed",
+            Self::BackendRefused => "backend_refused",
+            Self::Resting => "backends_resting",
+            Self::NoBackend => "no_backend",
+            Self::UpstreamTimeout => "backend_timeout",
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status().as_u16() {
+            429 => "too_many_requests",
+            400..=499 => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn response(&self, request_id: &str) -> Response<ProxyBody> {
+        tracing::debug!(id = request_id, code = self.code(), "answered here");
+        let body: Bytes = errors::body(self.code(), &self.to_string(), self.kind(), None);
+        let mut response = Response::new(ProxyBody::full(body));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self {
+            Self::Throttled { wait } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(*wait)));
+                headers.insert(RETRY_AFTER_MS, HeaderValue::from(milliseconds(*wait)));
+            }
+            Self::Full | Self::Resting => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
+            }
+            // Worth another try only with a smaller request: the SDKs are told so.
+            Self::TooLargeNow => {
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// Whole seconds, rounded up, at least 1: a 0 makes the JavaScript SDK storm (azure-openai.md 5.1).
+fn seconds(wait: Duration) -> u64 {
+    milliseconds(wait).div_ceil(1000).max(1)
+}
+
+fn milliseconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,102 @@
+//! Which headers travel, in both directions. PURE.
+
+use std::time::Duration;
+
+use http::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::edge::EdgeBackend;
+
+/// The id of a request, on every answer.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-sidestep-request-id");
+/// Which backend answered.
+pub(super) const BACKEND: HeaderName = HeaderName::from_static("x-sidestep-backend");
+/// How many attempts it took.
+pub(super) const ATTEMPTS: HeaderName = HeaderName::from_static("x-sidestep-attempts");
+/// Milliseconds to wait; SDKs read it first.
+pub(super) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// Whether an SDK should try again.
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// The caller's own patience in seconds, as the Python SDK sends it.
+const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
+
+/// No wait longer than this is passed on: from 60 s on, SDKs ignore or oversleep it (azure-openai.md 5.1).
+const LONGEST_WAIT: u64 = 59;
+
+/// What travels upstream: Azure answers 431 to more than ten headers of one's own (azure-openai.md 3.6), and
+/// what is not listed cannot leak.
+const UPSTREAM: [HeaderName; 8] = [
+    ACCEPT,
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    USER_AGENT,
+    HeaderName::from_static("aoai-evals"),
+    HeaderName::from_static("openai-beta"),
+    HeaderName::from_static("x-ms-client-request-id"),
+    HeaderName::from_static("x-ms-oai-image-generation-deployment"),
+];
+
+/// Headers of one hop, which end here in both directions.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("trailer"),
+    HeaderName::from_static("transfer-encoding"),
+    HeaderName::from_static("upgrade"),
+];
+
+/// The headers for one backend: the listed ones, the operator's, and that backend's credential alone.
+pub(super) fn upstream(from: &HeaderMap, forwarded: &[HeaderName], backend: &EdgeBackend) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(12);
+    for name in UPSTREAM.iter().chain(forwarded) {
+        for value in from.get_all(name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    let (name, value) = &backend.credential;
+    headers.insert(name.clone(), value.clone());
+    headers
+}
+
+/// Takes from an answer what is of one hop or ours to say, and clamps what it tells of waiting.
+pub(super) fn downstream(headers: &mut HeaderMap) {
+    if let Some(listed) = headers.get(CONNECTION).cloned() {
+        for name in listed.to_str().unwrap_or("").split(',').map(str::trim) {
+            if let Ok(name) = HeaderName::try_from(name) {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    // Azure says `*`; which pages may read an answer is decided by our settings.
+    let foreign: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+    clamp(headers, &RETRY_AFTER, LONGEST_WAIT);
+    clamp(headers, &RETRY_AFTER_MS, LONGEST_WAIT * 1000);
+}
+
+fn clamp(headers: &mut HeaderMap, name: &HeaderName, most: u64) {
+    let Some(told) = headers.get(name).and_then(|value| value.to_str().ok()) else { return };
+    // A date passes as it is: whoever sends one means a moment, not 86,400.
+    let too_long = told.trim().parse::<f64>().is_ok_and(|told| told > most as f64);
+    if too_long {
+        headers.insert(name.clone(), HeaderValue::from(most));
+    }
+}
+
+/// How long a request may take until its commit: the settings' time, or the caller's own patience if less.
+pub(super) fn deadline(headers: &HeaderMap, most: Duration) -> Duration {
+    let asked = headers.get(READ_TIMEOUT).and_then(|value| value.to_str().ok()?.trim().parse::<f64>().ok());
+    match asked.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        Some(asked) => asked.max(Duration::from_secs(1)).min(most),
+        None => most,
+    }
+}

@@ -1,0 +1,165 @@
+//! One request's own record: filled as it goes, written once when it ends.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+
+use super::edge::Edge;
+use super::error::ProxyError;
+use crate::net::stop::{Ear, LocalStop};
+use crate::openai::Usage;
+use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNotes, Ended, Tokens};
+use crate::telemetry::clock;
+use crate::telemetry::metrics::{InFlight, WorkerMetrics};
+use crate::telemetry::request_id::{RequestId, RequestIds};
+
+/// Where one worker's records go.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) ids: RequestIds,
+    pub(super) log: AccessLog,
+    pub(super) metrics: WorkerMetrics,
+    /// Told when a drain's time is over: what still streams is cut.
+    pub(super) cut: LocalStop,
+}
+
+/// One request's record. Dropped unwritten: the caller left.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    desk: Rc<Desk>,
+    edge: Rc<Edge>,
+    pub(super) id: RequestId,
+    method: Method,
+    pub(super) caller: Option<Arc<str>>,
+    pub(super) operation: &'static str,
+    pub(super) deployment: Option<Arc<str>>,
+    pub(super) started: Instant,
+    /// Since when we work; before it we waited.
+    working_since: Instant,
+    ours: Duration,
+    first_byte: Option<Duration>,
+    status: u16,
+    served_by: Option<usize>,
+    pub(super) attempts: AttemptNotes,
+    pub(super) exhausted: bool,
+    pub(super) stream: bool,
+    pub(super) prompt_estimate: u64,
+    tokens: Option<Tokens>,
+    written: bool,
+    _in_flight: InFlight,
+}
+
+impl Ledger {
+    pub(super) fn begin(desk: Rc<Desk>, edge: Rc<Edge>, method: Method) -> Self {
+        let started = clock::now();
+        Self {
+            id: desk.ids.next_id(),
+            _in_flight: desk.metrics.begin(),
+            desk,
+            edge,
+            method,
+            caller: None,
+            operation: "unknown",
+            deployment: None,
+            started,
+            working_since: started,
+            ours: Duration::ZERO,
+            first_byte: None,
+            status: 0,
+            served_by: None,
+            attempts: AttemptNotes::default(),
+            exhausted: false,
+            stream: false,
+            prompt_estimate: 0,
+            tokens: None,
+            written: false,
+        }
+    }
+
+    /// Hears when streams are to be cut.
+    pub(super) fn ear(&self) -> Ear {
+        self.desk.cut.ear()
+    }
+
+    /// From now on we wait for somebody else.
+    pub(super) fn waits(&mut self, now: Instant) {
+        self.ours += now.saturating_duration_since(self.working_since);
+        self.working_since = now;
+    }
+
+    /// The wait is over.
+    pub(super) fn waited_until(&mut self, now: Instant) {
+        self.working_since = now;
+    }
+
+    /// The head goes downstream: whose answer it is.
+    pub(super) fn commit(&mut self, now: Instant, status: StatusCode, backend: usize) {
+        self.waits(now);
+        self.first_byte = Some(now.saturating_duration_since(self.started));
+        self.status = status.as_u16();
+        self.served_by = Some(backend);
+    }
+
+    /// Tokens as the answer told them, or estimated from the request and `events` of a stream.
+    pub(super) fn count_tokens(&mut self, usage: Option<Usage>, events: u64) -> u64 {
+        self.tokens = match usage {
+            Some(usage) => Some(Tokens {
+                prompt: usage.prompt,
+                cached: usage.cached,
+                completion: usage.completion,
+                estimated: false,
+            }),
+            None if self.stream && events > 0 => {
+                Some(Tokens { prompt: self.prompt_estimate, cached: 0, completion: events, estimated: true })
+            }
+            None => None,
+        };
+        self.tokens.map_or(0, |tokens| tokens.prompt + tokens.completion)
+    }
+
+    /// The answer is ours.
+    pub(super) fn refuse(&mut self, error: &ProxyError) {
+        let now = clock::now();
+        self.waits(now);
+        self.first_byte = Some(now.saturating_duration_since(self.started));
+        self.status = error.status().as_u16();
+        self.end(now, Ended::RefusedHere);
+    }
+
+    /// Writes the record; the first call counts.
+    pub(super) fn end(&mut self, now: Instant, ended: Ended) {
+        if std::mem::replace(&mut self.written, true) {
+            return;
+        }
+        let record = AccessRecord {
+            id: self.id,
+            caller: self.caller.as_deref(),
+            method: self.method.as_str(),
+            operation: self.operation,
+            deployment: self.deployment.as_deref(),
+            status: self.status,
+            backends: &self.edge.names,
+            served_by: self.served_by,
+            attempts: &self.attempts,
+            exhausted: self.exhausted,
+            first_byte: self.first_byte,
+            total: now.saturating_duration_since(self.started),
+            ours: self.ours,
+            tokens: self.tokens,
+            stream: self.stream,
+            ended,
+        };
+        self.desk.metrics.observe(&record);
+        self.desk.log.write(&record);
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if !self.written {
+            self.end(clock::now(), Ended::CallerLeft);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! A request, read and understood: its body within the bounds, its operation, its deployment.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Version};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout_at;
+
+use super::error::ProxyError;
+use super::{ProxySettings, Shared};
+use crate::net::upstream::RequestBody;
+use crate::openai::{self, BodyKind, BodyScan, Name, PathProblem, Route, is_deployment_name};
+
+/// What a request is, apart from its headers.
+#[derive(Debug)]
+pub(super) struct Understood<'a> {
+    pub(super) route: Route<'a>,
+    /// By the name that callers use.
+    pub(super) deployment: Option<Arc<str>>,
+    /// Where the body names it, if the body is what names it.
+    named: Option<Named>,
+    /// Empty where the body is no JSON.
+    pub(super) scan: BodyScan,
+    /// Gone once a body that cannot be repeated was sent.
+    body: Option<Body>,
+}
+
+#[derive(Debug)]
+enum Named {
+    Json(Name),
+    Multipart(Name),
+}
+
+/// A request's body as far as it was read.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// All of it: may be sent again. The share of all buffered bytes is given back with it.
+    Whole(Bytes, #[expect(dead_code, reason = "held until the body goes")] Share),
+    /// More than may be kept: goes to one backend as it comes.
+    Begun { begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64 },
+}
+
+/// A share of the bytes that all buffered bodies together may take.
+#[derive(Debug)]
+pub(super) struct Share {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Share {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), bytes: 0 }
+    }
+
+    /// Takes more; `false`, and nothing is taken, where all would be more than `most`.
+    pub(super) fn grow(&mut self, bytes: usize, most: usize) -> bool {
+        let before = self.shared.buffered.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > most {
+            self.shared.buffered.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.shared.buffered.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Body {
+    /// Reads the body whole, or as far as bodies are kept.
+    pub(super) async fn read(
+        mut body: Incoming,
+        settings: &ProxySettings,
+        shared: &Arc<Shared>,
+        deadline: Instant,
+    ) -> Result<Self, ProxyError> {
+        let length = body.size_hint().exact();
+        if length.is_some_and(|length| length > settings.request_hard_limit) {
+            return Err(ProxyError::BodyTooLarge);
+        }
+        let most = settings.request_hard_limit;
+        if length.is_some_and(|length| length > settings.request_replay as u64) {
+            return Ok(Self::Begun { begun: VecDeque::new(), rest: body, length, most });
+        }
+        let mut share = Share::new(shared);
+        let mut whole = Gathered::Nothing;
+        loop {
+            let frame = match timeout_at(deadline.into(), body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_))) => return Err(ProxyError::BrokenBody),
+                Ok(None) => return Ok(Self::Whole(whole.freeze(), share)),
+                Err(_) => return Err(ProxyError::SlowBody),
+            };
+            // Trailers end here: the allow-list knows none.
+            let Ok(data) = frame.into_data() else { continue };
+            if !share.grow(data.len(), settings.buffered) {
+                return Err(ProxyError::Full);
+            }
+            whole.push(data, length);
+            if whole.len() > settings.request_replay {
+                let begun = whole.freeze();
+                let Some(most) = most.checked_sub(begun.len() as u64) else {
+                    return Err(ProxyError::BodyTooLarge);
+                };
+                return Ok(Self::Begun { begun: VecDeque::from([begun]), rest: body, length, most });
+            }
+        }
+    }
+}
+
+/// Frames put together; a body that came in one frame is not copied.
+enum Gathered {
+    Nothing,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Gathered {
+    fn push(&mut self, data: Bytes, length: Option<u64>) {
+        match self {
+            Self::Nothing => *self = Self::One(data),
+            Self::One(first) => {
+                let known = length.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+                let mut many = BytesMut::with_capacity(known.max(first.len() + data.len()));
+                many.extend_from_slice(first);
+                many.extend_from_slice(&data);
+                *self = Self::Many(many);
+            }
+            Self::Many(many) => many.extend_from_slice(&data),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::One(data) => data.len(),
+            Self::Many(data) => data.len(),
+        }
+    }
+
+    fn freeze(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::One(data) => data,
+            Self::Many(data) => data.freeze(),
+        }
+    }
+}
+
+/// Where a request goes: origin-form only, without our own prefix.
+pub(super) fn route<'a>(parts: &'a Parts, prefix: &str) -> Result<Route<'a>, ProxyError> {
+    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
+        return Err(ProxyError::Method);
+    }
+    // In HTTP/2 scheme and authority are always there; in HTTP/1.1 they make a proxy's absolute form.
+    if parts.version < Version::HTTP_2 && parts.uri.authority().is_some() {
+        return Err(PathProblem::Malformed.into());
+    }
+    let path = match prefix {
+        "" => parts.uri.path(),
+        prefix => openai::strip_prefix(parts.uri.path(), prefix).ok_or(PathProblem::NotFound)?,
+    };
+    Ok(openai::route(&parts.method, path, parts.uri.query())?)
+}
+
+/// Finds the deployment: in the path, else in the body, else in the query.
+pub(super) fn understand<'a>(
+    parts: &Parts,
+    route: Route<'a>,
+    body: Body,
+) -> Result<Understood<'a>, ProxyError> {
+    let mut scan = BodyScan::default();
+    let mut named = None;
+    let whole = match &body {
+        Body::Whole(bytes, _) if !bytes.is_empty() => Some(bytes),
+        _ => None,
+    };
+    let must_name = route.deployment.is_none() && route.query_deployment.is_none();
+    if let Some(bytes) = whole {
+        let content_type = text(&parts.headers, CONTENT_TYPE);
+        let boundary = openai::multipart_boundary(content_type);
+        let json =
+            boundary.is_none() && (route.operation.body == BodyKind::Json || content_type.contains("json"));
+        let compressed = !matches!(text(&parts.headers, CONTENT_ENCODING), "" | "identity");
+        if compressed && must_name && route.operation.body != BodyKind::None {
+            return Err(ProxyError::Compressed);
+        }
+        if json && !compressed {
+            scan = openai::scan(bytes)?;
+            if must_name && route.operation.body == BodyKind::Json && !scan.json {
+                return Err(ProxyError::NotJson);
+            }
+            named = scan.model.take().map(Named::Json);
+        } else if let Some(boundary) = boundary.filter(|_| !compressed) {
+            named = openai::multipart_model(bytes, &boundary)?.map(Named::Multipart);
+        }
+    }
+    // The path wins over a body that says otherwise or null; the body's own name then stays as it was sent.
+    if route.deployment.is_some() {
+        named = None;
+    }
+    let deployment: Option<Arc<str>> = match (&route.deployment, &named, &route.query_deployment) {
+        (Some(name), ..) => Some(name.as_ref().into()),
+        (None, Some(Named::Json(name) | Named::Multipart(name)), _) => {
+            if !is_deployment_name(&name.value) {
+                return Err(ProxyError::DeploymentName);
+            }
+            Some(name.value.as_str().into())
+        }
+        (None, None, Some(name)) => Some(name.as_ref().into()),
+        (None, None, None) => None,
+    };
+    Ok(Understood { route, deployment, named, scan, body: Some(body) })
+}
+
+fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+}
+
+impl Understood<'_> {
+    /// Whether the body can be sent once more.
+    pub(super) fn repeatable(&self) -> bool {
+        matches!(self.body, Some(Body::Whole(..)))
+    }
+
+    /// The target at a backend, where the deployment may have another name.
+    pub(super) fn target(&self, parts: &Parts, prefix: &str, there: Option<&str>) -> Option<PathAndQuery> {
+        let path = self.route.upstream_path(there);
+        let query = self.route.upstream_query(there.filter(|_| self.named.is_none()));
+        let same_path =
+            prefix.is_empty() && matches!(&path, Cow::Borrowed(path) if *path == parts.uri.path());
+        if same_path && query.as_deref() == parts.uri.query() {
+            return parts.uri.path_and_query().cloned();
+        }
+        let mut target =
+            String::with_capacity(prefix.len() + path.len() + query.as_ref().map_or(0, |q| q.len() + 1));
+        target.push_str(prefix);
+        target.push_str(&path);
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(&query);
+        }
+        PathAndQuery::from_maybe_shared(Bytes::from(target)).ok()
+    }
+
+    /// The body for a backend. `None` once a body that cannot be repeated was sent.
+    pub(super) fn body(&mut self, there: Option<&str>) -> Option<RequestBody> {
+        if let Some(Body::Whole(bytes, _)) = &self.body {
+            let pieces = match (there, &self.named) {
+                (Some(there), Some(Named::Json(name))) => {
+                    openai::replace_model(bytes, name.range.clone(), there)
+                }
+                (Some(there), Some(Named::Multipart(name))) => {
+                    openai::replace_multipart_model(bytes, name.range.clone(), there)
+                }
+                _ => [bytes.clone(), Bytes::new(), Bytes::new()],
+            };
+            return Some(RequestBody::Whole(pieces));
+        }
+        match self.body.take()? {
+            Body::Begun { begun, rest, length, most } => {
+                Some(RequestBody::Streamed { begun, rest, length, most })
+            }
+            Body::Whole(..) => None,
+        }
+    }
+}
