@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::runtime::{Builder, LocalOptions};
@@ -130,7 +130,11 @@ impl View {
         };
         pool.set_drained(index, drained);
         drop(pool);
-        tracing::info!(backend = name, drained, "drained by an operator");
+        if drained {
+            tracing::info!(backend = name, "drained by an operator");
+        } else {
+            tracing::info!(backend = name, "resumed by an operator");
+        }
         true
     }
 }
@@ -363,7 +367,7 @@ impl Control {
             }
         }
         self.view.shared.health.set_draining();
-        tracing::info!(delay_ms = self.settings.drain_delay.as_millis(), "draining");
+        tracing::info!(delay = ?self.settings.drain_delay, "draining");
         tokio::select! {
             () = self.drain(&stop) => tracing::info!("drained"),
             () = aborted(orders) => tracing::warn!("stopped before the drain was through"),
@@ -405,6 +409,7 @@ impl Control {
         for (changed, key) in [
             (settings.listen != self.settings.listen, "server.listen"),
             (settings.admin_listen != self.settings.admin_listen, "server.admin_listen"),
+            (!same_secret(settings.admin_token.as_ref(), self.token.as_ref()), "server.admin_token"),
             (settings.workers != self.settings.workers, "server.workers"),
             (settings.server != self.settings.server, "limits of connections and headers"),
             (settings.log != self.settings.log, "log"),
@@ -438,6 +443,11 @@ impl Control {
         tracing::info!(backends, "settings reloaded");
         Ok(())
     }
+}
+
+/// The operator's own two settings are compared here, not what a stranger sends.
+fn same_secret(one: Option<&SecretString>, other: Option<&SecretString>) -> bool {
+    one.map(ExposeSecret::expose_secret) == other.map(ExposeSecret::expose_secret)
 }
 
 /// Resolves at an order to stop at once; other orders come too late.

@@ -249,8 +249,8 @@ impl Attempt<'_> {
             Opened::Begun(held) => self.commit(head, answer, held, attempts, ledger),
             Opened::Failed(error, held) => {
                 let status = error.status();
-                let judgement =
-                    self.judged(status, &head.headers, error.message.as_bytes(), understood, attempts);
+                let told = headers::waits(&head.headers);
+                let judgement = self.judged(status, &told, error.message.as_bytes(), understood, attempts);
                 if judgement.next == Next::PassBack || !understood.repeatable() {
                     return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
                 }
