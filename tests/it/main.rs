@@ -1,6 +1,8 @@
 //! Scenarios over real sockets.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bytes;
 mod failover;
+mod failures;
 mod fixture;
 mod simulator;
