@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidestep::simulator::{Fault, FaultRule};
+use sidestep::simulator::{Fault, FaultRule, ModelKind};
 use tokio::time::Instant;
 
 use super::fixture::backend::{PlayedBackend, answer, request};
@@ -356,7 +356,7 @@ async fn a_deployment_that_is_nowhere_is_azures_own_404() {
 async fn an_operation_that_a_deployment_does_not_do_is_asked_of_another() {
     let stage = Scene::of([("east", 1), ("west", 2)])
         .resource("east", |east| {
-            east.deployments.insert("gpt-4o".into(), sidestep::simulator::ModelKind::Embeddings);
+            east.deployments.insert("gpt-4o".into(), ModelKind::Embeddings);
         })
         .start();
     for _ in 0..2 {

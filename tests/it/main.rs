@@ -6,3 +6,4 @@ mod failover;
 mod failures;
 mod fixture;
 mod simulator;
+mod streams;
