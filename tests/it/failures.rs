@@ -330,8 +330,11 @@ async fn a_refused_credential_is_never_shown_and_not_tried_again_for_that_family
 
 #[tokio::test]
 async fn a_deployment_that_is_not_there_is_looked_for_elsewhere() {
-    let stage =
-        Scene::of([("east", 1), ("west", 2)]).resource("east", |east| east.deployments.clear()).start();
+    let stage = Scene::of([("east", 1), ("west", 2)])
+        .resource("east", |east| {
+            east.deployments = [("gpt-5".to_owned(), ModelKind::Chat)].into();
+        })
+        .start();
     for _ in 0..2 {
         assert_eq!(stage.chat().await.region(), Some("west"));
     }
