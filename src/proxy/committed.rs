@@ -173,6 +173,7 @@ impl Committed {
     fn poll_passing(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match self.held.pop() {
             Some(frame) => Some(Ok(frame)),
+            None if self.held.broke_off() => return self.cut(cx),
             None => match Pin::new(&mut self.answer).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
@@ -208,7 +209,7 @@ impl Committed {
     /// Of an answer of known length hyper does not ask for more than that length, so its end must be seen here.
     fn end_if_whole(&mut self) {
         let cut = self.events.as_ref().is_some_and(EventScanner::is_cut);
-        if self.held.is_empty() && self.answer.is_end_stream() && !cut {
+        if self.held.is_empty() && !self.held.broke_off() && self.answer.is_end_stream() && !cut {
             self.settle(Ended::Completed);
             self.stage = Stage::Over;
         }

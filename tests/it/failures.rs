@@ -405,3 +405,84 @@ async fn small_json_that_breaks_off_fails_over() {
     assert_eq!((answer.status, answer.region(), answer.complete), (200, Some("west"), true));
     assert_eq!(answer.json()["object"], "chat.completion");
 }
+
+#[tokio::test]
+async fn an_error_too_long_to_keep_is_told_in_our_words() {
+    let stage = Scene::of([("east", 1), ("west", 2)]).start();
+    let long = |status| Fault::Status { status, body: Some("x".repeat(100_000)), headers: Vec::new() };
+    for name in ["east", "west"] {
+        stage.resource(name).fault(long(500));
+    }
+    let answer = stage.chat().await;
+    assert_eq!((answer.status, answer.code().as_str(), answer.complete), (502, "backend_failed", true));
+    // One that is the caller's own passes at any length.
+    stage.resource("east").clear();
+    stage.resource("east").fault(long(400));
+    let answer = stage.chat().await;
+    assert_eq!((answer.status, answer.body.len(), answer.complete), (400, 100_000, true));
+}
+
+#[tokio::test]
+async fn an_error_whose_body_breaks_off_never_looks_complete() {
+    let east = PlayedBackend::listen().await;
+    let stage = Scene::default().played("east", 1, east.address).start();
+    for (begun, status) in
+        [("", "400 Bad Request"), ("{\"error\":", "400 Bad Request"), ("", "404 Not Found")]
+    {
+        let serving = async {
+            let (mut wire, _) = east.request().await;
+            wire.write(format!("HTTP/1.1 {status}\r\ncontent-length: 100\r\n\r\n{begun}")).await;
+        };
+        let ((), answer) = tokio::join!(serving, stage.chat());
+        assert_eq!((answer.status.to_string().as_str(), answer.text()), (&status[..3], begun));
+        assert!(!answer.complete);
+    }
+    // A failure of the backend's own is told in our words.
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        wire.write("HTTP/1.1 500 Oops\r\ncontent-length: 100\r\n\r\n{").await;
+    };
+    let ((), answer) = tokio::join!(serving, stage.chat());
+    assert_eq!((answer.status, answer.code().as_str(), answer.complete), (502, "backend_failed", true));
+}
+
+#[tokio::test]
+async fn an_error_in_chunks_passes_whole_and_its_connection_is_kept() {
+    let east = PlayedBackend::listen().await;
+    let stage = Scene::default().played("east", 1, east.address).start();
+    let serving = async {
+        let mut wire = east.accept().await;
+        for _ in 0..2 {
+            request(&mut wire).await;
+            wire.write("HTTP/1.1 400 Bad Request\r\ntransfer-encoding: chunked\r\n\r\n").await;
+            wire.write("3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n").await;
+        }
+        wire
+    };
+    let calling = async { [stage.chat().await, stage.chat().await] };
+    let (_kept, answers) = tokio::join!(serving, calling);
+    for answer in answers {
+        assert_eq!((answer.status, answer.text(), answer.complete), (400, r#"{"a":1}"#, true));
+    }
+}
+
+#[tokio::test]
+async fn a_body_too_large_to_keep_goes_to_one_backend_and_its_refusal_is_still_not_shown() {
+    let replaying_little =
+        || Scene::of([("east", 1), ("west", 2)]).toml("[limits]\nrequest_replay = \"1KiB\"").start();
+    let stage = replaying_little();
+    let large = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, "word ".repeat(1_000));
+    let served = stage.caller().post(CHAT, &large).await;
+    assert_eq!((served.status, served.region()), (200, Some("east")));
+    assert!(stage.resource("east").last_request().unwrap().body == large.as_bytes());
+    for (status, shown) in [(429, 429), (500, 500), (401, 502), (403, 502)] {
+        let stage = replaying_little();
+        stage.resource("east").fault(Fault::status(status));
+        let answer = stage.caller().post(CHAT, &large).await;
+        assert_eq!(answer.status, shown, "{status}");
+        if shown == 502 {
+            assert_eq!((answer.code().as_str(), answer.region()), ("backend_refused", None));
+        }
+        assert_eq!(stage.seen("west"), 0, "no failover");
+    }
+}
