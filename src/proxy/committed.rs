@@ -20,7 +20,7 @@ use crate::balance::{Attempts, Verdict};
 use crate::net::server::BodyError;
 use crate::net::stop::{Ear, Stop};
 use crate::net::upstream::Answer;
-use crate::openai::{Api, EventScanner, UsageScanner, errors};
+use crate::openai::{Api, Ending, EventScanner, UsageScanner, errors};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
 
@@ -232,6 +232,13 @@ impl Committed {
     /// The backend broke off, or is silent for too long: said in the stream's own form where an event may
     /// stand, then the connection is aborted.
     fn cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.events.as_ref().is_some_and(|events| events.ending() == Ending::Complete && !events.is_cut())
+        {
+            // Its last event is there: what breaks after it spoils nothing.
+            self.settle(Ended::Completed);
+            self.stage = Stage::Over;
+            return Poll::Ready(None);
+        }
         self.settle(Ended::UpstreamCut);
         let between_events = self.events.as_ref().is_some_and(|events| !events.inside_event());
         self.stage = if between_events {

@@ -466,3 +466,56 @@ async fn a_stream_that_falls_silent_is_ended_as_a_cut_one() {
         assert!(rest.is_empty(), "the backend's connection is closed");
     }
 }
+
+#[tokio::test]
+async fn the_deadline_ends_with_the_commit() {
+    let stage = Scene::of([("east", 1)])
+        .toml("[retry]\ndeadline = \"300ms\"\nconnect_timeout = \"300ms\"")
+        .resource("east", |east| east.latency.per_token = Duration::from_millis(50))
+        .start();
+    let began = Instant::now();
+    let answer = stage.caller().post(CHAT, STREAMED).await;
+    assert!(answer.complete && answer.text().ends_with(DONE), "{}", answer.text());
+    assert!(began.elapsed() > Duration::from_millis(300));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_after_the_last_event_spoils_nothing() {
+    let (east, stage) = played().await;
+    for caller in BOTH.map(|caller| caller(&stage)) {
+        let serving = async {
+            let (mut wire, _) = east.request().await;
+            wire.write(format!("{EVENTS}{}{}", chunk(WORD), chunk(DONE))).await;
+        };
+        let ((), answer) = tokio::join!(serving, caller.post(CHAT, STREAMED));
+        assert_eq!(answer.text(), format!("{WORD}{DONE}"));
+        assert!(answer.complete);
+    }
+    assert_eq!(stage.backend("east").failed_total, 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_while_it_reads_nothing_is_noticed() {
+    for caller in BOTH {
+        let (east, stage) = played().await;
+        let caller = caller(&stage);
+        let serving = async {
+            let (mut wire, _) = east.request().await;
+            wire.write(EVENTS).await;
+            wire.write(chunk(WORD)).await;
+            wire
+        };
+        let (mut wire, reply) = tokio::join!(serving, caller.open(CHAT, STREAMED));
+        let event = chunk(&WORD.replace("word", &"x".repeat(64 * 1024)));
+        let writing = async {
+            while tokio::io::AsyncWriteExt::write_all(&mut wire.socket, event.as_bytes()).await.is_ok() {}
+        };
+        let full = tokio::time::timeout(Duration::from_millis(500), writing).await;
+        assert!(full.is_err(), "nobody reads, so there is no room");
+        let left = Instant::now();
+        drop(reply);
+        eventually("the place is free", || stage.backend("east").in_flight == 0).await;
+        assert!(left.elapsed() < Duration::from_millis(100), "{:?}", left.elapsed());
+        assert_eq!(stage.backend("east").state, "admitting");
+    }
+}
