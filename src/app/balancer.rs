@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::runtime::{Builder, LocalOptions};
@@ -406,10 +406,13 @@ impl Control {
     }
 
     async fn reload(&mut self, settings: Settings) -> Result<(), StartError> {
+        let token = |settings: &Settings| -> Option<String> {
+            settings.admin_token.as_ref().map(|token| token.expose_secret().to_owned())
+        };
         for (changed, key) in [
             (settings.listen != self.settings.listen, "server.listen"),
             (settings.admin_listen != self.settings.admin_listen, "server.admin_listen"),
-            (!same_secret(settings.admin_token.as_ref(), self.token.as_ref()), "server.admin_token"),
+            (token(&settings) != token(&self.settings), "server.admin_token"),
             (settings.workers != self.settings.workers, "server.workers"),
             (settings.server != self.settings.server, "limits of connections and headers"),
             (settings.log != self.settings.log, "log"),
@@ -443,11 +446,6 @@ impl Control {
         tracing::info!(backends, "settings reloaded");
         Ok(())
     }
-}
-
-/// The operator's own two settings are compared here, not what a stranger sends.
-fn same_secret(one: Option<&SecretString>, other: Option<&SecretString>) -> bool {
-    one.map(ExposeSecret::expose_secret) == other.map(ExposeSecret::expose_secret)
 }
 
 /// Resolves at an order to stop at once; other orders come too late.

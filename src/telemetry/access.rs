@@ -132,6 +132,15 @@ impl AttemptNotes {
         }
     }
 
+    /// The last one turned out otherwise than it began.
+    pub fn amend(&mut self, verdict: &'static str) {
+        if self.further == 0
+            && let Some(note) = self.notes[..self.named].last_mut()
+        {
+            note.verdict = verdict;
+        }
+    }
+
     /// Those with names.
     #[must_use]
     pub fn named(&self) -> &[AttemptNote] {
