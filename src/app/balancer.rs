@@ -130,7 +130,11 @@ impl View {
         };
         pool.set_drained(index, drained);
         drop(pool);
-        tracing::info!(backend = name, drained, "drained by an operator");
+        if drained {
+            tracing::info!(backend = name, "drained by an operator");
+        } else {
+            tracing::info!(backend = name, "resumed by an operator");
+        }
         true
     }
 }
@@ -363,7 +367,7 @@ impl Control {
             }
         }
         self.view.shared.health.set_draining();
-        tracing::info!(delay_ms = self.settings.drain_delay.as_millis(), "draining");
+        tracing::info!(delay = ?self.settings.drain_delay, "draining");
         tokio::select! {
             () = self.drain(&stop) => tracing::info!("drained"),
             () = aborted(orders) => tracing::warn!("stopped before the drain was through"),

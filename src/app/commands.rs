@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::balancer::Balancer;
 use super::fetch::Fetch;
 use crate::identity;
-use crate::settings::{self, Environment, Settings, Source};
+use crate::settings::{self, Environment, Place, Settings, Source};
 use crate::simulator::{Simulator, SimulatorSettings};
 use crate::telemetry::log;
 use crate::telemetry::sink::Sink;
@@ -187,7 +188,13 @@ fn reload(balancer: &Balancer, settings: Result<Settings, settings::SettingsErro
         }
         Err(error) => {
             for problem in error.problems() {
-                tracing::error!(key = %problem.key, expected = %problem.expected, "settings not reloaded");
+                let place = match &problem.place {
+                    Place::File { file, line } => format!("{file}:{line}"),
+                    Place::Environment => "environment".to_owned(),
+                    Place::Nowhere => String::new(),
+                };
+                let (key, found, expected) = (&problem.key, &problem.found, &problem.expected);
+                tracing::error!(%key, %place, %found, %expected, "settings not reloaded");
             }
             return;
         }
@@ -295,8 +302,13 @@ pub fn top(admin: &str, token: Option<&str>, no_color: Option<&OsStr>) -> u8 {
 }
 
 /// `sidestep health`: whether a running balancer answers its health check; for containers without a shell.
+/// `listen` is what the environment says of where it listens.
 #[must_use]
-pub fn health(url: &str) -> u8 {
+pub fn health(url: Option<&str>, listen: Option<&str>) -> u8 {
+    let port =
+        listen.and_then(|listen| listen.trim().parse::<SocketAddr>().ok()).map_or(8080, |at| at.port());
+    let own = format!("http://127.0.0.1:{port}");
+    let url = url.unwrap_or(&own);
     match Fetch::new(url, "/healthz", None).and_then(|fetch| fetch.get()) {
         Ok(_) => OK,
         Err(error) => {

@@ -205,19 +205,28 @@ impl Attempt<'_> {
                     None => return Read::Whole,
                 }
             }
-            Read::Whole
+            Read::Begun
         };
-        let read = timeout(ERROR_BODY_TIME, read).await.unwrap_or(Read::Cut);
+        let read = timeout(ERROR_BODY_TIME, read).await.unwrap_or(Read::Begun);
         let body = held.joined();
         let judgement = self.judged(head.status, &head.headers, &body, understood, attempts);
         if judgement.next == Next::PassBack || !understood.repeatable() {
-            // What did not come whole (too long, or too slow) goes on as it comes.
-            if read == Read::Whole && answer.is_end_stream() || matches!(read, Read::Cut) && body.is_empty() {
+            // It speaks of our credential, and cannot be sent elsewhere.
+            if matches!(judgement.verdict, Verdict::Refused { .. }) {
+                self.close(judgement.verdict, attempts, ledger);
+                return Outcome::Stop(ProxyError::BackendRefused);
+            }
+            if read == Read::Whole {
                 return self.pass_back(head, body, judgement.verdict, attempts, ledger);
+            }
+            // What did not come whole goes on as it comes, or ends as it did.
+            if read == Read::Cut {
+                held.break_off();
             }
             return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
         }
-        let kept = judgement.keep.then(|| {
+        // Only what is here whole can be passed back later.
+        let kept = (judgement.keep && read == Read::Whole).then(|| {
             let backend = self.number(ledger);
             Box::new(KeptAnswer { backend, head, body, explain: self.explain() })
         });
@@ -248,8 +257,8 @@ impl Attempt<'_> {
             Opened::Begun(held) => self.commit(head, answer, held, attempts, ledger),
             Opened::Failed(error, held) => {
                 let status = error.status();
-                let judgement =
-                    self.judged(status, &head.headers, error.message.as_bytes(), understood, attempts);
+                let told = headers::waits(&head.headers);
+                let judgement = self.judged(status, &told, error.message.as_bytes(), understood, attempts);
                 if judgement.next == Next::PassBack || !understood.repeatable() {
                     return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
                 }
@@ -406,9 +415,12 @@ enum Broken {
     OutOfTime,
 }
 
+/// How much of an error's body is here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Read {
     Whole,
+    /// It is long or slow: the rest still comes.
+    Begun,
     Cut,
 }
 

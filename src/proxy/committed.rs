@@ -20,7 +20,7 @@ use crate::balance::{Attempts, Verdict};
 use crate::net::server::BodyError;
 use crate::net::stop::{Ear, Stop};
 use crate::net::upstream::Answer;
-use crate::openai::{Api, EventScanner, UsageScanner, errors};
+use crate::openai::{Api, Ending, EventScanner, UsageScanner, errors};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
 
@@ -173,6 +173,7 @@ impl Committed {
     fn poll_passing(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match self.held.pop() {
             Some(frame) => Some(Ok(frame)),
+            None if self.held.broke_off() => return self.cut(cx),
             None => match Pin::new(&mut self.answer).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
@@ -208,7 +209,7 @@ impl Committed {
     /// Of an answer of known length hyper does not ask for more than that length, so its end must be seen here.
     fn end_if_whole(&mut self) {
         let cut = self.events.as_ref().is_some_and(EventScanner::is_cut);
-        if self.held.is_empty() && self.answer.is_end_stream() && !cut {
+        if self.held.is_empty() && !self.held.broke_off() && self.answer.is_end_stream() && !cut {
             self.settle(Ended::Completed);
             self.stage = Stage::Over;
         }
@@ -231,6 +232,13 @@ impl Committed {
     /// The backend broke off, or is silent for too long: said in the stream's own form where an event may
     /// stand, then the connection is aborted.
     fn cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.events.as_ref().is_some_and(|events| events.ending() == Ending::Complete && !events.is_cut())
+        {
+            // Its last event is there: what breaks after it spoils nothing.
+            self.settle(Ended::Completed);
+            self.stage = Stage::Over;
+            return Poll::Ready(None);
+        }
         self.settle(Ended::UpstreamCut);
         let between_events = self.events.as_ref().is_some_and(|events| !events.inside_event());
         self.stage = if between_events {

@@ -46,6 +46,7 @@ pub(super) struct Ledger {
     served_by: Option<usize>,
     pub(super) attempts: AttemptNotes,
     pub(super) exhausted: bool,
+    error: Option<&'static str>,
     pub(super) stream: bool,
     pub(super) prompt_estimate: u64,
     tokens: Option<Tokens>,
@@ -74,6 +75,7 @@ impl Ledger {
             served_by: None,
             attempts: AttemptNotes::default(),
             exhausted: false,
+            error: None,
             stream: false,
             prompt_estimate: 0,
             tokens: None,
@@ -142,7 +144,8 @@ impl Ledger {
         self.waits(now);
         self.first_byte = Some(now.saturating_duration_since(self.started));
         self.status = error.status().as_u16();
-        self.end(now, Ended::RefusedHere);
+        self.error = Some(error.code());
+        self.end(now, Ended::AnsweredHere);
     }
 
     /// Writes the record; the first call counts.
@@ -168,6 +171,7 @@ impl Ledger {
             served_by: self.served_by,
             attempts: &self.attempts,
             exhausted: self.exhausted,
+            error: self.error,
             first_byte: self.first_byte,
             total: now.saturating_duration_since(self.started),
             ours: self.ours,

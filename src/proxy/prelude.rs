@@ -51,6 +51,7 @@ pub(super) enum Opened {
 pub(super) struct Held {
     frames: VecDeque<Frame<Bytes>>,
     bytes: u64,
+    broken: bool,
 }
 
 impl Held {
@@ -67,6 +68,16 @@ impl Held {
 
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// After these frames the backend broke off.
+    pub(super) fn break_off(&mut self) {
+        self.broken = true;
+    }
+
+    /// All frames have gone, and the backend broke off after them.
+    pub(super) fn broke_off(&self) -> bool {
+        self.broken && self.frames.is_empty()
     }
 
     pub(super) fn bytes(&self) -> u64 {

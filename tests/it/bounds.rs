@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use serde_json::json;
 use sidestep::simulator::{Fault, FaultRule};
 
-use super::bytes::{Answer, Wire, ask, now, request, until};
 use super::fixture::{CHAT, QUESTION, Scene};
 use super::front::Front;
+use super::raw::{Answer, Wire, ask, now, request, until};
 
 const KIB: usize = 1024;
 

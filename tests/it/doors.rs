@@ -3,9 +3,9 @@
 use serde_json::Value;
 use sidestep::simulator::Fault;
 
-use super::bytes::{Answer, Wire, ask, get, request, until};
 use super::fixture::{CHAT, QUESTION};
 use super::front::Front;
+use super::raw::{Answer, Wire, ask, get, request, until};
 
 const KEYS: &str = "[callers]\nkeys = [{ name = \"app\", key = \"caller-key-0123456789\" }]\n";
 const EMBEDDINGS: &str = "/openai/v1/embeddings";

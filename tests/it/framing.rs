@@ -12,9 +12,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use sidestep::simulator::{Fault, FaultRule};
 use tokio::net::TcpStream;
 
-use super::bytes::Wire;
 use super::fixture::{CHAT, QUESTION, eventually, within};
 use super::front::Front;
+use super::raw::Wire;
 
 /// What an attacker hides in a body.
 const HIDDEN: &str = "GET /openai/v1/models/hidden HTTP/1.1\r\nhost: localhost\r\n\r\n";

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::Value;
 use sidestep::simulator::{Fault, FaultRule, Simulator};
 
-use super::bytes::{Wire, ask, get, now, request, until};
 use super::fixture::{CHAT, QUESTION, STREAMED, key_of};
 use super::front::{backends, resources};
 use super::process::Running;
+use super::raw::{Wire, ask, get, now, request, until};
 
 /// A settings file in a folder of its own, and the balancer that reads it.
 struct Daemon {

@@ -3,13 +3,17 @@
 
 mod bounds;
 mod bytes;
+mod crowd;
 mod doors;
 mod failover;
+mod failures;
 mod fixture;
 mod framing;
 mod front;
 mod life;
 mod operators;
 mod process;
+mod raw;
 mod secrets;
 mod simulator;
+mod streams;

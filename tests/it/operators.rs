@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sidestep::simulator::{Fault, FaultRule};
 
-use super::bytes::{Answer, Wire, ask, get, request, until};
 use super::fixture::{CHAT, QUESTION, STREAMED, Scene};
 use super::front::{Front, backends, resources};
 use super::process::Running;
+use super::raw::{Answer, Wire, ask, get, request, until};
 
 fn two() -> Scene {
     Scene::of([("east", 1), ("west", 2)])
@@ -351,7 +351,8 @@ fn each_request_is_one_json_record_with_all_that_matters() {
         ("caller", Value::Null),
         ("backend", Value::Null),
         ("attempts", json!([])),
-        ("ended", json!("refused here")),
+        ("ended", json!("answered here")),
+        ("error", json!("401")),
     ] {
         assert_eq!(refused[name], value, "{name}");
     }
@@ -384,7 +385,7 @@ fn each_request_is_one_line_of_text_with_the_same() {
     }
     assert!(lines[1].contains(" estimated=true stream=true "), "{}", lines[1]);
     assert!(
-        lines[2].contains(" status=401 ") && lines[2].ends_with(" ended=\"refused here\""),
+        lines[2].contains(" status=401 ") && lines[2].ends_with(" ended=\"answered here\" error=401"),
         "{}",
         lines[2]
     );

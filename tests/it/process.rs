@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::bytes::now;
 use super::fixture::PATIENCE;
+use super::raw::now;
 
 /// The binary at work. Killed when dropped.
 pub(crate) struct Running {

@@ -6,10 +6,10 @@ use std::net::{SocketAddr, TcpStream};
 use serde_json::Value;
 use sidestep::simulator::{Fault, FaultRule, Simulator};
 
-use super::bytes::{Answer, Wire, ask, request, until};
 use super::fixture::{CHAT, key_of};
 use super::front::{backends, resources};
 use super::process::Running;
+use super::raw::{Answer, Wire, ask, request, until};
 
 const CALLER: &str = "api-key: the-callers-key-0123456789\r\n";
 const OPERATOR: &str = "authorization: Bearer the-admin-token-0123456789\r\n";
@@ -64,7 +64,7 @@ impl House {
         Self { simulator, running, address, admin: admin.unwrap(), _folder: folder, ours: Vec::new() }
     }
 
-    /// Once one of them admits again: a request that is refused here would meet no fault.
+    /// Once one of them admits again: a request that is answered here would meet no fault.
     fn fault(&self, fault: &Fault) {
         until("a backend admits", || {
             let status = ask(self.admin, "GET", "/status", OPERATOR, "").json();
@@ -252,10 +252,9 @@ fn at_trace_level_no_key_and_nothing_said_is_shown_in_text() {
         "caller left",
         "timed_out",
         "upstream cut",
-        "refused here",
+        "answered here",
         "DEBUG",
         "attempt failed",
-        "answered here",
         "cooldown began",
         "resting after failures",
         "refuses our credential",
