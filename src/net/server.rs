@@ -1,5 +1,6 @@
 //! The server side of HTTP: one connection, its limits, its drain. One `Handler` per thread.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -7,7 +8,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::pacing::{Pace, Paced};
 pub use super::stop::{LocalStop, Stop};
@@ -186,7 +187,7 @@ async fn serve_http1<H: Handler>(
         let (handler, pace) = (Rc::clone(&handler), pace.clone());
         async move {
             let response = handler.handle(request, peer).await;
-            Ok::<_, Infallible>(response.map(|body| PacedBody { body, pace: OnDrop(pace) }))
+            Ok::<_, Infallible>(response.map(|body| HeldBody { body, _held: OnDrop(pace) }))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -219,9 +220,14 @@ async fn serve_http2<H: Handler>(
     limits: ServerLimits,
     ear: super::stop::Ear,
 ) {
+    let streams = Streams::default();
+    let opened = streams.clone();
     let service = hyper::service::service_fn(move |request| {
-        let handler = Rc::clone(&handler);
-        async move { Ok::<_, Infallible>(handler.handle(request, peer).await) }
+        let (handler, stream) = (Rc::clone(&handler), opened.open());
+        async move {
+            let response = handler.handle(request, peer).await;
+            Ok::<_, Infallible>(response.map(|body| HeldBody { body, _held: stream }))
+        }
     });
     let connection = hyper::server::conn::http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -232,19 +238,67 @@ async fn serve_http2<H: Handler>(
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let mut told = Stop::Run;
+    let mut timer = pin!(sleep(limits.idle));
     poll_fn(|cx| {
         if ear.state() == Stop::Abort || connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let heard = ear.listen(cx);
-        if heard != told {
+        let idle = streams.poll_idle(timer.as_mut(), limits.idle, cx).is_ready();
+        if idle && told != Stop::Run {
+            // Told to go, and still here.
+            return Poll::Ready(());
+        }
+        let heard = if idle { Stop::Drain } else { ear.listen(cx) };
+        if heard != Stop::Run && told == Stop::Run {
             told = heard;
             connection.as_mut().graceful_shutdown();
+            timer.as_mut().reset(Instant::now() + limits.header_time);
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     })
     .await;
+}
+
+/// The requests of one HTTP/2 connection that have not ended, and since when there are none.
+#[derive(Clone, Debug)]
+struct Streams(Rc<(Cell<usize>, Cell<Instant>)>);
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self(Rc::new((Cell::new(0), Cell::new(Instant::now()))))
+    }
+}
+
+impl Streams {
+    fn open(&self) -> OpenStream {
+        self.0.0.set(self.0.0.get() + 1);
+        OpenStream(self.clone())
+    }
+
+    /// Ready once there has been no request for so long. The timer fires at the earliest moment that could be.
+    fn poll_idle(&self, mut timer: Pin<&mut Sleep>, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let (open, since) = (self.0.0.get(), self.0.1.get());
+            let earliest = if open > 0 { Instant::now() + limit } else { since + limit };
+            if earliest <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(earliest);
+        }
+    }
+}
+
+/// One of them. Dropped with its answer, or when it is reset.
+struct OpenStream(Streams);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let (open, since) = &*self.0.0;
+        open.set(open.get() - 1);
+        since.set(Instant::now());
+    }
 }
 
 /// Runs hyper's HTTP/2 tasks on this thread.
@@ -263,14 +317,15 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The answer's body; when hyper lets go of it, the connection is idle again.
-    struct PacedBody<B> {
+    /// The answer's body; when hyper lets go of it, so does what it holds.
+    struct HeldBody<B, H> {
         #[pin]
         body: B,
-        pace: OnDrop,
+        _held: H,
     }
 }
 
+/// The connection is idle again.
 struct OnDrop(Pace);
 
 impl Drop for OnDrop {
@@ -279,7 +334,7 @@ impl Drop for OnDrop {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = BodyError>> Body for PacedBody<B> {
+impl<B: Body<Data = Bytes, Error = BodyError>, H> Body for HeldBody<B, H> {
     type Data = Bytes;
     type Error = BodyError;
 

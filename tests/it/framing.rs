@@ -283,3 +283,18 @@ async fn a_drain_lets_the_streams_of_an_http2_connection_end_and_takes_no_new_on
     eventually("all is over", || front.balancer.ended()).await;
     assert!(status(&busy).await.is_err());
 }
+
+#[tokio::test]
+async fn an_http2_connection_without_requests_is_closed_after_its_time_and_one_with_a_request_is_not() {
+    let front = Front::with("", "[limits]\nidle = \"200ms\"\nheader_time = \"200ms\"");
+    let (used, unused) = (http2(&front).await, http2(&front).await);
+    front.resource("east").fault(FaultRule::times(Fault::SlowHead { delay_ms: 700 }, 1));
+    assert_eq!(status(&used).await.unwrap(), 200, "who waits for an answer is not idle");
+    for sender in [used, unused] {
+        eventually("it is closed", || sender.is_closed()).await;
+    }
+    // Who opens like HTTP/2 and says no more does not even hear of it.
+    let mut silent = Wire::to(front.address());
+    silent.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert!(tokio::task::spawn_blocking(move || while silent.answer().is_some() {}).await.is_ok());
+}
