@@ -120,11 +120,6 @@ impl Running {
         let status = self.child.wait().unwrap();
         (status, self.out.text(), self.err.text())
     }
-
-    /// Whether it is still there.
-    pub(crate) fn alive(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
 }
 
 impl Drop for Running {
