@@ -351,7 +351,7 @@ fn each_request_is_one_json_record_with_all_that_matters() {
         ("caller", Value::Null),
         ("backend", Value::Null),
         ("attempts", json!([])),
-        ("ended", json!("refused here")),
+        ("ended", json!("answered here")),
     ] {
         assert_eq!(refused[name], value, "{name}");
     }
@@ -384,7 +384,7 @@ fn each_request_is_one_line_of_text_with_the_same() {
     }
     assert!(lines[1].contains(" estimated=true stream=true "), "{}", lines[1]);
     assert!(
-        lines[2].contains(" status=401 ") && lines[2].ends_with(" ended=\"refused here\""),
+        lines[2].contains(" status=401 ") && lines[2].ends_with(" ended=\"answered here\""),
         "{}",
         lines[2]
     );

@@ -64,7 +64,7 @@ impl House {
         Self { simulator, running, address, admin: admin.unwrap(), _folder: folder, ours: Vec::new() }
     }
 
-    /// Once one of them admits again: a request that is refused here would meet no fault.
+    /// Once one of them admits again: a request that is answered here would meet no fault.
     fn fault(&self, fault: &Fault) {
         until("a backend admits", || {
             let status = ask(self.admin, "GET", "/status", OPERATOR, "").json();
@@ -147,7 +147,7 @@ impl House {
             "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{CALLER}transfer-encoding: chunked\r\n\r\n{PROMPT}"
         ));
         // Who leaves in the middle of a body, and before an answer.
-        drop(Wire::to(self.address).send(request("POST", CHAT, CALLER, &body).trim_end_matches('}')));
+        let _sent = Wire::to(self.address).send(request("POST", CHAT, CALLER, &body).trim_end_matches('}'));
         self.fault(&Fault::HangBeforeHead);
         let mut leaving = Wire::to(self.address);
         leaving.send(request("POST", CHAT, CALLER, &body));
@@ -252,7 +252,7 @@ fn at_trace_level_no_key_and_nothing_said_is_shown_in_text() {
         "caller left",
         "timed_out",
         "upstream cut",
-        "refused here",
+        "answered here",
         "DEBUG",
         "attempt failed",
         "answered here",
