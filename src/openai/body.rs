@@ -358,7 +358,8 @@ mod tests {
             if let Some(name) = found.model {
                 let body = Bytes::from(text);
                 let replaced = replace_model(&body, name.range, "other \u{1} name").concat();
-                let mut expected = object;
+                // Read from the text as well: serde_json reads some fractions a last digit off.
+                let mut expected: Map<String, Value> = serde_json::from_slice(&body).unwrap();
                 expected.insert("model".to_owned(), Value::from("other \u{1} name"));
                 prop_assert_eq!(serde_json::from_slice::<Map<String, Value>>(&replaced).unwrap(), expected);
             }
