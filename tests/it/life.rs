@@ -83,7 +83,7 @@ fn rest_of(mut stream: Wire) -> (String, bool) {
 #[test]
 fn asked_to_stop_it_is_unready_then_closed_and_lets_a_stream_end_whole() {
     let simulator = resources(&["east"]);
-    let daemon = Daemon::start("drain_delay = \"1s\"", &all(&simulator));
+    let daemon = Daemon::start("drain_delay = \"2s\"", &all(&simulator));
     simulator.resource("east").fault(FaultRule::times(Fault::SlowEvents { gap_ms: 100 }, 1));
     let stream = open_stream(&daemon);
     let mut idle = Wire::to(daemon.address);
@@ -94,9 +94,9 @@ fn asked_to_stop_it_is_unready_then_closed_and_lets_a_stream_end_whole() {
     until("unready", || get(daemon.address, "/readyz").status == 503);
     assert_eq!(daemon.chat().0, 200, "platforms still route to us");
     assert_eq!(get(daemon.address, "/livez").status, 200);
-    assert!(began.elapsed().as_millis() < 900, "all that within the delay");
+    assert!(began.elapsed().as_millis() < 1900, "all that within the delay");
     until("closed", || TcpStream::connect(daemon.address).is_err());
-    assert!(began.elapsed().as_millis() >= 1000, "not before the delay is over");
+    assert!(began.elapsed().as_millis() >= 2000, "not before the delay is over");
     assert!(idle.closed(), "an idle connection is told");
     let (text, whole) = rest_of(stream);
     assert!(whole && text.ends_with("data: [DONE]\n\n"), "{text}");
@@ -104,7 +104,7 @@ fn asked_to_stop_it_is_unready_then_closed_and_lets_a_stream_end_whole() {
     let (exit, out, err) = running.end();
     assert_eq!((exit.code(), err.as_str()), (Some(0), ""));
     assert!(out.contains("drained") && !out.contains("cutting"), "{out}");
-    assert!(began.elapsed().as_secs() < 10, "a connection that never spoke does not hold it up");
+    assert!(began.elapsed().as_secs() < 20, "a connection that never spoke does not hold it up");
     drop(silent);
 }
 
@@ -122,7 +122,7 @@ fn a_second_signal_stops_at_once() {
         daemon.running.signal(second);
         let (exit, _, err) = daemon.running.end();
         assert_eq!((exit.code(), err.as_str()), (Some(0), ""));
-        assert!(began.elapsed().as_secs() < 5 && stream.closed());
+        assert!(began.elapsed().as_secs() < 15 && stream.closed());
         simulator.resource("east").clear();
     }
 }
