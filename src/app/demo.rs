@@ -210,7 +210,7 @@ async fn call(upstream: &Upstream, number: u64) {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let path = PathAndQuery::from_static("/v1/chat/completions");
-    let body = RequestBody::Whole([Bytes::from(body), Bytes::new(), Bytes::new()]);
+    let body = RequestBody::whole([Bytes::from(body), Bytes::new(), Bytes::new()]);
     if let Ok(response) = upstream.send(Method::POST, path, headers, body, Reuse::Allowed).await {
         let mut answer = response.into_body();
         while let Some(Ok(_)) = answer.frame().await {}

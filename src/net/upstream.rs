@@ -8,6 +8,7 @@
 //! costs one wake-up, not three, and dropping the answer closes the socket at once.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -367,15 +368,18 @@ impl Body for Answer {
     }
 }
 
-/// What is sent as a request's body.
+/// What is sent as a request's body. One pointer: hyper keeps room for 32 requests in every connection.
 #[derive(Debug)]
-pub enum RequestBody {
+pub struct RequestBody(Box<Source>);
+
+#[derive(Debug)]
+enum Source {
     /// Kept bytes in up to three pieces (before, instead of, and after a replaced name): can be sent again.
     Whole([Bytes; 3]),
     /// What has been read so far, then the rest as it comes: can be sent once.
     Streamed {
         /// Read already; in order.
-        begun: std::collections::VecDeque<Bytes>,
+        begun: VecDeque<Bytes>,
         /// Still to come.
         rest: Incoming,
         /// In all, where the caller said so.
@@ -388,8 +392,21 @@ pub enum RequestBody {
 impl RequestBody {
     /// No body.
     #[must_use]
-    pub const fn empty() -> Self {
-        Self::Whole([Bytes::new(), Bytes::new(), Bytes::new()])
+    pub fn empty() -> Self {
+        Self::whole([Bytes::new(), Bytes::new(), Bytes::new()])
+    }
+
+    /// Kept bytes in up to three pieces, e.g. before, instead of, and after a replaced name.
+    #[must_use]
+    pub fn whole(pieces: [Bytes; 3]) -> Self {
+        Self(Box::new(Source::Whole(pieces)))
+    }
+
+    /// What was read already, in order, then the rest as it comes: `length` in all where the caller said so;
+    /// more than `most` further bytes end the request.
+    #[must_use]
+    pub fn streamed(begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64) -> Self {
+        Self(Box::new(Source::Streamed { begun, rest, length, most }))
     }
 }
 
@@ -401,12 +418,12 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut *self {
-            Self::Whole(pieces) => {
+        match &mut *self.0 {
+            Source::Whole(pieces) => {
                 let next = pieces.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
                 Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
             }
-            Self::Streamed { begun, rest, most, .. } => {
+            Source::Streamed { begun, rest, most, .. } => {
                 if let Some(piece) = begun.pop_front() {
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
@@ -422,16 +439,18 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(pieces) => pieces.iter().all(Bytes::is_empty),
-            Self::Streamed { begun, rest, .. } => begun.is_empty() && rest.is_end_stream(),
+        match &*self.0 {
+            Source::Whole(pieces) => pieces.iter().all(Bytes::is_empty),
+            Source::Streamed { begun, rest, .. } => begun.is_empty() && rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
-            Self::Streamed { length, .. } => length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        match &*self.0 {
+            Source::Whole(pieces) => {
+                SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
+            }
+            Source::Streamed { length, .. } => length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

@@ -241,7 +241,9 @@ impl Handler for Proxy {
         let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), parts.method.clone());
         let id = entry.id.header_value();
         let mut ledger = Some(entry);
-        let mut response = match self.serve(&edge, &parts, body, &mut ledger).await {
+        // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then.
+        let served = Box::pin(self.serve(&edge, &parts, body, &mut ledger)).await;
+        let mut response = match served {
             Ok(response) => response,
             Err(error) => {
                 let response = error.response(ledger.as_ref().map_or("", |entry| entry.id.as_str()));

@@ -277,11 +277,11 @@ impl Understood<'_> {
                 }
                 _ => [bytes.clone(), Bytes::new(), Bytes::new()],
             };
-            return Some(RequestBody::Whole(pieces));
+            return Some(RequestBody::whole(pieces));
         }
         match self.body.take()? {
             Body::Begun { begun, rest, length, most } => {
-                Some(RequestBody::Streamed { begun, rest, length, most })
+                Some(RequestBody::streamed(begun, rest, length, most))
             }
             Body::Whole(..) => None,
         }

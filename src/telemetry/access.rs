@@ -17,6 +17,8 @@ use super::text::{decimal, json, millis, word};
 const TARGET: &str = "sidestep::access";
 /// The most attempts a record names; a request has at most about one per backend.
 pub const NAMED_ATTEMPTS: usize = 16;
+/// Of them, so many are kept without an allocation.
+const INLINE: usize = 2;
 
 /// What is told about one request when it ended. Borrowed from the request's own state: making one allocates
 /// nothing.
@@ -109,8 +111,10 @@ pub struct AttemptNote {
 /// The attempts of one request, in order: the first [`NAMED_ATTEMPTS`] by name, further ones counted.
 #[derive(Clone, Debug, Default)]
 pub struct AttemptNotes {
-    notes: [AttemptNote; NAMED_ATTEMPTS],
-    named: usize,
+    /// Here, because most requests have one or two, and a record lives as long as its stream.
+    first: [AttemptNote; INLINE],
+    inline: usize,
+    more: Vec<AttemptNote>,
     further: u32,
     failovers: u32,
     last: Option<usize>,
@@ -123,34 +127,37 @@ impl AttemptNotes {
             self.failovers = self.failovers.saturating_add(1);
         }
         self.last = Some(backend);
-        match self.notes.get_mut(self.named) {
-            Some(note) => {
-                *note = AttemptNote { backend, verdict };
-                self.named += 1;
+        let note = AttemptNote { backend, verdict };
+        match self.first.get_mut(self.inline) {
+            Some(place) => {
+                *place = note;
+                self.inline += 1;
             }
+            None if self.more.len() < NAMED_ATTEMPTS - INLINE => self.more.push(note),
             None => self.further = self.further.saturating_add(1),
         }
     }
 
     /// The last one turned out otherwise than it began.
     pub fn amend(&mut self, verdict: &'static str) {
-        if self.further == 0
-            && let Some(note) = self.notes[..self.named].last_mut()
-        {
+        if self.further > 0 {
+            return;
+        }
+        let last = self.more.last_mut().or_else(|| self.first[..self.inline].last_mut());
+        if let Some(note) = last {
             note.verdict = verdict;
         }
     }
 
-    /// Those with names.
-    #[must_use]
-    pub fn named(&self) -> &[AttemptNote] {
-        &self.notes[..self.named]
+    /// Those with names, in order.
+    pub fn named(&self) -> impl Iterator<Item = &AttemptNote> {
+        self.first[..self.inline].iter().chain(&self.more)
     }
 
     /// How many there were.
     #[must_use]
     pub fn count(&self) -> u32 {
-        u32::try_from(self.named).unwrap_or(u32::MAX).saturating_add(self.further)
+        u32::try_from(self.inline + self.more.len()).unwrap_or(u32::MAX).saturating_add(self.further)
     }
 
     /// How many went to another backend than the one before.
@@ -218,11 +225,11 @@ impl AccessRecord<'_> {
     }
 
     fn write_text_attempts(&self, out: &mut Vec<u8>) {
-        if self.attempts.named().is_empty() {
+        if self.attempts.count() == 0 {
             return;
         }
         out.extend_from_slice(b" attempts=\"");
-        for (n, note) in self.attempts.named().iter().enumerate() {
+        for (n, note) in self.attempts.named().enumerate() {
             if n > 0 {
                 out.extend_from_slice(b", ");
             }
@@ -262,7 +269,7 @@ impl AccessRecord<'_> {
         put(out, ",\"backend\":");
         optional_json(out, self.served_by.map(|index| self.backend_name(index)));
         put(out, ",\"attempts\":[");
-        for (n, note) in self.attempts.named().iter().enumerate() {
+        for (n, note) in self.attempts.named().enumerate() {
             put(out, if n == 0 { "{\"backend\":" } else { ",{\"backend\":" });
             json(out, self.backend_name(note.backend));
             put(out, ",\"verdict\":");
@@ -459,7 +466,7 @@ pub(super) mod tests {
     fn attempts_beyond_the_bound_are_counted_and_failovers_are_changes_of_backend() {
         let mut notes = AttemptNotes::default();
         (0..20).for_each(|n| notes.push(n / 2, "failed"));
-        assert_eq!((notes.named().len(), notes.count(), notes.failovers()), (16, 20, 9));
+        assert_eq!((notes.named().count(), notes.count(), notes.failovers()), (16, 20, 9));
         assert!(text_of(&record(&[], &notes)).contains("? failed, further 4\""));
     }
 
