@@ -489,3 +489,34 @@ async fn a_body_too_large_to_keep_goes_to_one_backend_and_its_refusal_is_still_n
         assert_eq!(stage.seen("west"), 0, "no failover");
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_is_not_http_fails_over_however_it_is_wrong() {
+    let heads = [
+        "HTTP/1.1 banana\r\n\r\n".to_owned(),
+        "HTTP/1.1 20 OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        "HTTP/3.7 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        "\r\n\r\n\r\n\r\n".to_owned(),
+        "HTTP/1.1 200 OK\r\nno colon here\r\n\r\n".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999\r\n\r\n".to_owned(),
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_owned(),
+        format!("HTTP/1.1 200 OK\r\nx-large: {}\r\n\r\n", "x".repeat(1024 * 1024)),
+        format!("HTTP/1.1 200 OK\r\n{}\r\n", "x-many: 1\r\n".repeat(1_000)),
+        "HTTP/1.1 200 O".to_owned(),
+    ];
+    for head in heads {
+        let east = PlayedBackend::listen().await;
+        let stage = Scene::of([("west", 2)]).played("east", 1, east.address).start();
+        let serving = async {
+            let (mut wire, _) = east.request().await;
+            // Whoever had enough of it may have closed already.
+            let _closed = tokio::io::AsyncWriteExt::write_all(&mut wire.socket, head.as_bytes()).await;
+        };
+        let ((), answer) = tokio::join!(serving, stage.chat());
+        let head = head.get(..60).unwrap_or(&head);
+        assert_eq!((answer.status, answer.region(), answer.complete), (200, Some("west"), true), "{head:?}");
+        assert_eq!(stage.backend("east").in_flight, 0, "{head:?}");
+    }
+}

@@ -519,3 +519,60 @@ async fn a_caller_that_leaves_while_it_reads_nothing_is_noticed() {
         assert_eq!(stage.backend("east").state, "admitting");
     }
 }
+
+#[tokio::test]
+async fn comments_are_no_first_event() {
+    let east = PlayedBackend::listen().await;
+    let stage = Scene::of([("west", 2)])
+        .played("east", 1, east.address)
+        .toml("[retry]\nfirst_event_timeout = \"200ms\"")
+        .start();
+    let caller = stage.caller();
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        wire.write(EVENTS).await;
+        let ping = chunk(": ping\n\n");
+        while tokio::io::AsyncWriteExt::write_all(&mut wire.socket, ping.as_bytes()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ((), answer) = tokio::join!(serving, caller.post(CHAT, STREAMED));
+    assert_eq!((answer.region(), answer.complete), (Some("west"), true));
+    assert!(!answer.text().contains("ping"));
+}
+
+#[tokio::test]
+async fn no_more_than_a_mebibyte_of_prelude_is_held() {
+    let (east, stage) = played().await;
+    let large = PRELUDE.replace("[]}", &format!("[],\"pad\":\"{}\"}}", "x".repeat(300 * 1024)));
+    let caller = stage.caller();
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        let began = Instant::now();
+        wire.write(EVENTS).await;
+        for _ in 0..4 {
+            wire.write(chunk(&large)).await;
+        }
+        (wire, began)
+    };
+    let ((mut wire, began), mut reply) = tokio::join!(serving, caller.open(CHAT, STREAMED));
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    wire.write(format!("{}{}0\r\n\r\n", chunk(WORD), chunk(DONE))).await;
+    reply.until(DONE).await;
+    assert_eq!(reply.seen, format!("{}{WORD}{DONE}", large.repeat(4)));
+}
+
+#[tokio::test]
+async fn an_error_after_content_is_the_streams_own_end() {
+    for fault in [Fault::RateLimitInStream { events: 6 }, Fault::ErrorInStream { events: 6 }] {
+        for caller in BOTH {
+            let stage = with_fault(fault.clone());
+            let answer = caller(&stage).post(RESPONSES, RESPONSE_STREAMED).await;
+            assert_eq!((answer.status, answer.region()), (200, Some("east")));
+            assert!(answer.complete && !answer.text().contains("upstream_stream_interrupted"));
+            let events = payloads(answer.text());
+            assert_eq!((events.len(), events.last().unwrap()["type"].as_str()), (8, Some("error")));
+            assert_eq!(stage.seen("west"), 0);
+        }
+    }
+}
