@@ -1,17 +1,15 @@
 # A static binary and the CA roots, nothing else. `.ci/image` runs the same steps without an engine.
 FROM rust:1.95-bookworm AS build
-ARG TARGETARCH=amd64
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY config config
 COPY src src
 COPY benches benches
 COPY tests tests
-RUN case "$TARGETARCH" in amd64) arch=x86_64 ;; arm64) arch=aarch64 ;; *) echo "no build for $TARGETARCH"; exit 1 ;; esac \
- && RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo build --profile dist --target "$arch-unknown-linux-gnu" --locked \
+RUN target="$(uname -m)-unknown-linux-gnu" \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist --target "$target" --locked \
  && mkdir -p /root-of-image/etc/ssl/certs \
- && cp "target/$arch-unknown-linux-gnu/dist/sidestep" /root-of-image/sidestep \
+ && cp "target/$target/dist/sidestep" /root-of-image/sidestep \
  && cp /etc/ssl/certs/ca-certificates.crt /root-of-image/etc/ssl/certs/ca-certificates.crt
 
 FROM scratch

@@ -46,8 +46,8 @@ enum Command {
         /// Where callers find it (8080, or a free one)
         #[arg(long)]
         port: Option<u16>,
-        /// Sample traffic
-        #[arg(long, value_name = "R")]
+        /// Sample traffic, above 0 and at most 1000
+        #[arg(long, value_name = "R", value_parser = rate)]
         requests_per_second: Option<f64>,
         /// End by itself after so many seconds
         #[arg(long, value_name = "S")]
@@ -66,10 +66,15 @@ enum Command {
     Key,
     /// Ask a running balancer whether it is alive; for containers without a shell
     Health {
-        /// Its callers' listener
-        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-        url: String,
+        /// Its callers' listener [default: `http://127.0.0.1`, the port of `$SIDESTEP_LISTEN` or 8080]
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
     },
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| *rate > 0.0 && *rate <= 1000.0);
+    rate.ok_or_else(|| "expected a number above 0, at most 1000".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -89,6 +94,9 @@ fn main() -> ExitCode {
             commands::top(&admin, token.as_deref().and_then(|token| token.to_str()), no_color)
         }
         Command::Key => commands::key(),
-        Command::Health { url } => commands::health(&url),
+        Command::Health { url } => {
+            let listen = std::env::var_os("SIDESTEP_LISTEN");
+            commands::health(url.as_deref(), listen.as_deref().and_then(|listen| listen.to_str()))
+        }
     })
 }

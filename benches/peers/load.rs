@@ -68,7 +68,7 @@ fn request_body(extra: &str) -> String {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    memchr::memmem::find(haystack, needle)
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
@@ -76,6 +76,12 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then(|| value.trim())
     })
+}
+
+/// The status of an answer whose head stands at the beginning of `buffer`; 0 for none.
+fn status_of(buffer: &[u8]) -> u16 {
+    let digits = buffer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
+    digits.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Reads until a whole head stands at the beginning of `buffer`; its length, or `None` at the end of the stream.
@@ -99,10 +105,13 @@ async fn read_until(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: usize)
     Ok(())
 }
 
-/// Reads one request or answer body of known length or in chunks, and removes it from `buffer`.
-async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>, head: usize) -> io::Result<Vec<u8>> {
-    let text = String::from_utf8_lossy(&buffer[..head]).into_owned();
-    let end = if header(&text, "transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
+/// Reads the body of one request or answer, of known length or in chunks, and removes it all from `buffer`. Tells
+/// whether a request asks for a stream, and for one that stays silent.
+async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>, head: usize) -> io::Result<[bool; 2]> {
+    let text = std::str::from_utf8(&buffer[..head]).unwrap_or_default();
+    let length = header(text, "content-length").map(|value| value.parse::<usize>().expect("a whole number"));
+    let end = if length.is_none()
+        && header(text, "transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
     {
         loop {
             // The bodies are JSON without line breaks of their own: this ends the last chunk only.
@@ -113,12 +122,14 @@ async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>, head: usize)
             read_until(stream, buffer, next).await?;
         }
     } else {
-        head + header(&text, "content-length").map_or(0, |value| value.parse().expect("a whole number"))
+        head + length.unwrap_or(0)
     };
     read_until(stream, buffer, end).await?;
-    let body = buffer[head..end].to_vec();
+    // The streams' marks stand at the end of the body: small requests cost no search.
+    let tail = &buffer[end.saturating_sub(40).max(head)..end];
+    let marks = [find(tail, b"\"stream\":true").is_some(), find(tail, b"\"hold\"").is_some()];
     buffer.drain(..end);
-    Ok(body)
+    Ok(marks)
 }
 
 struct Upstream {
@@ -162,17 +173,15 @@ impl Upstream {
                 );
                 return stream.write_all(answer.as_bytes()).await;
             }
-            let body = read_message(&mut stream, &mut buffer, head).await?;
+            let [streamed, hold] = read_message(&mut stream, &mut buffer, head).await?;
             if throttled {
                 self.counters.throttled.set(self.counters.throttled.get() + 1);
                 stream.write_all(self.refusal.as_bytes()).await?;
                 continue;
             }
             self.counters.answered.set(self.counters.answered.get() + 1);
-            // The streams' marks stand at the end of the body: small requests cost no search.
-            let tail = &body[body.len().saturating_sub(40)..];
-            if find(tail, b"\"stream\":true").is_some() {
-                return self.events(stream, find(tail, b"\"hold\"").is_some()).await;
+            if streamed {
+                return self.events(stream, hold).await;
             }
             stream.write_all(self.good.as_bytes()).await?;
         }
@@ -221,7 +230,7 @@ async fn serve_upstream(options: &Options) -> io::Result<()> {
 #[derive(Default)]
 struct Tally {
     latencies: Vec<u64>,
-    statuses: HashMap<String, u64>,
+    statuses: HashMap<u16, u64>,
     broken: u64,
     events: u64,
 }
@@ -304,9 +313,9 @@ async fn requests(plan: &Plan, mut next: Instant, tally: &mut Tally) -> io::Resu
         let sent = Instant::now();
         stream.write_all(&plan.request).await?;
         let head = read_head(&mut stream, &mut buffer).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let status = String::from_utf8_lossy(buffer.get(9..12).unwrap_or_default()).into_owned();
-        let text = String::from_utf8_lossy(&buffer[..head]);
-        let closing = header(&text, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let status = status_of(&buffer);
+        let text = std::str::from_utf8(&buffer[..head]).unwrap_or_default();
+        let closing = header(text, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         read_message(&mut stream, &mut buffer, head).await?;
         tally.latencies.push(u64::try_from(sent.elapsed().as_micros()).expect("a short time"));
         *tally.statuses.entry(status).or_default() += 1;
@@ -355,10 +364,7 @@ async fn events(plan: &Plan, tally: &mut Tally, opened: &Cell<u64>) -> io::Resul
     stream.write_all(&plan.request).await?;
     let mut buffer = Vec::with_capacity(16 * 1024);
     let head = read_head(&mut stream, &mut buffer).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    *tally
-        .statuses
-        .entry(String::from_utf8_lossy(buffer.get(9..12).unwrap_or_default()).into_owned())
-        .or_default() += 1;
+    *tally.statuses.entry(status_of(&buffer)).or_default() += 1;
     buffer.drain(..head);
     let mut counted = false;
     loop {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::runtime::{Builder, LocalOptions};
@@ -130,7 +130,11 @@ impl View {
         };
         pool.set_drained(index, drained);
         drop(pool);
-        tracing::info!(backend = name, drained, "drained by an operator");
+        if drained {
+            tracing::info!(backend = name, "drained by an operator");
+        } else {
+            tracing::info!(backend = name, "resumed by an operator");
+        }
         true
     }
 }
@@ -365,7 +369,7 @@ impl Control {
             }
         }
         self.view.shared.health.set_draining();
-        tracing::info!(delay_ms = self.settings.drain_delay.as_millis(), "draining");
+        tracing::info!(delay = ?self.settings.drain_delay, "draining");
         tokio::select! {
             () = self.drain(&stop) => tracing::info!("drained"),
             () = aborted(orders) => tracing::warn!("stopped before the drain was through"),
@@ -404,9 +408,13 @@ impl Control {
     }
 
     async fn reload(&mut self, settings: Settings) -> Result<(), StartError> {
+        let token = |settings: &Settings| -> Option<String> {
+            settings.admin_token.as_ref().map(|token| token.expose_secret().to_owned())
+        };
         for (changed, key) in [
             (settings.listen != self.settings.listen, "server.listen"),
             (settings.admin_listen != self.settings.admin_listen, "server.admin_listen"),
+            (token(&settings) != token(&self.settings), "server.admin_token"),
             (settings.workers != self.settings.workers, "server.workers"),
             (settings.server != self.settings.server, "limits of connections and headers"),
             (settings.log != self.settings.log, "log"),

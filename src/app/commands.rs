@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::balancer::Balancer;
 use super::fetch::Fetch;
 use crate::identity;
-use crate::settings::{self, Environment, Settings, Source};
+use crate::settings::{self, Environment, Place, Settings, Source};
 use crate::simulator::{Simulator, SimulatorSettings};
 use crate::telemetry::log;
 use crate::telemetry::sink::Sink;
@@ -105,10 +106,7 @@ pub fn serve(config: Option<PathBuf>, environment: &Environment, no_color: Optio
     }
     let started = Balancer::start(settings.clone(), sink.clone());
     let code = match started {
-        Ok(balancer) => {
-            announce(&settings, &balancer);
-            run(balancer, || settings::load(&source(config.clone()), environment))
-        }
+        Ok(balancer) => run(balancer, &settings, || settings::load(&source(config.clone()), environment)),
         Err(error) => {
             complain(&error.to_string());
             FAILED
@@ -135,8 +133,12 @@ fn announce(settings: &Settings, balancer: &Balancer) {
     }
 }
 
-/// Obeys signals until the balancer has stopped.
-fn run(balancer: Balancer, reread: impl Fn() -> Result<Settings, settings::SettingsError>) -> u8 {
+/// Obeys signals until the balancer has stopped. Announced once it does: who reads that may send one at once.
+fn run(
+    balancer: Balancer,
+    settings: &Settings,
+    reread: impl Fn() -> Result<Settings, settings::SettingsError>,
+) -> u8 {
     let Ok(runtime) = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) else {
         return FAILED;
     };
@@ -144,6 +146,7 @@ fn run(balancer: Balancer, reread: impl Fn() -> Result<Settings, settings::Setti
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
+        announce(settings, &balancer);
         let mut draining = false;
         loop {
             // While nothing is asked for there is nothing to look at but the threads' lives.
@@ -179,9 +182,19 @@ fn run(balancer: Balancer, reread: impl Fn() -> Result<Settings, settings::Setti
 fn reload(balancer: &Balancer, settings: Result<Settings, settings::SettingsError>) {
     let settings = match settings {
         Ok(settings) => settings,
+        Err(settings::SettingsError::Nothing) => {
+            tracing::error!(reason = "no backend is set any more", "settings not reloaded");
+            return;
+        }
         Err(error) => {
             for problem in error.problems() {
-                tracing::error!(key = %problem.key, expected = %problem.expected, "settings not reloaded");
+                let place = match &problem.place {
+                    Place::File { file, line } => format!("{file}:{line}"),
+                    Place::Environment => "environment".to_owned(),
+                    Place::Nowhere => String::new(),
+                };
+                let (key, found, expected) = (&problem.key, &problem.found, &problem.expected);
+                tracing::error!(%key, %place, %found, %expected, "settings not reloaded");
             }
             return;
         }
@@ -221,8 +234,8 @@ pub fn simulate(config: Option<PathBuf>) -> u8 {
     for resource in simulator.handle().resources() {
         say(&format!("{} listens on {}\n", resource.name(), resource.url()));
     }
-    say("Ctrl-C ends it.\n");
     let stop = stop_flag();
+    say("Ctrl-C ends it.\n");
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
     }
@@ -230,10 +243,11 @@ pub fn simulate(config: Option<PathBuf>) -> u8 {
     OK
 }
 
-/// A flag that SIGTERM and SIGINT set.
+/// A flag that SIGTERM and SIGINT set, from now on.
 pub(super) fn stop_flag() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&flag);
+    let (ready, watched) = std::sync::mpsc::channel();
     let watching = std::thread::Builder::new().name("signals".into()).spawn(move || {
         let Ok(runtime) = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
         else {
@@ -242,6 +256,7 @@ pub(super) fn stop_flag() -> Arc<AtomicBool> {
         let _unwatched: io::Result<()> = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate())?;
             let mut interrupt = signal(SignalKind::interrupt())?;
+            let _gone = ready.send(());
             loop {
                 tokio::select! {
                     _ = terminate.recv() => {}
@@ -253,6 +268,7 @@ pub(super) fn stop_flag() -> Arc<AtomicBool> {
     });
     // Without the thread a signal ends the process as it ends any other.
     drop(watching);
+    let _unwatched = watched.recv();
     flag
 }
 
@@ -286,8 +302,13 @@ pub fn top(admin: &str, token: Option<&str>, no_color: Option<&OsStr>) -> u8 {
 }
 
 /// `sidestep health`: whether a running balancer answers its health check; for containers without a shell.
+/// `listen` is what the environment says of where it listens.
 #[must_use]
-pub fn health(url: &str) -> u8 {
+pub fn health(url: Option<&str>, listen: Option<&str>) -> u8 {
+    let port =
+        listen.and_then(|listen| listen.trim().parse::<SocketAddr>().ok()).map_or(8080, |at| at.port());
+    let own = format!("http://127.0.0.1:{port}");
+    let url = url.unwrap_or(&own);
     match Fetch::new(url, "/healthz", None).and_then(|fetch| fetch.get()) {
         Ok(_) => OK,
         Err(error) => {

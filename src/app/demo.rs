@@ -41,7 +41,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 pub struct DemoOptions {
     /// Where callers find it; must be free.
     pub port: Option<u16>,
-    /// Sample traffic.
+    /// Sample traffic; above 0.
     pub requests_per_second: Option<f64>,
     /// End by itself after so long.
     pub seconds: Option<u64>,
@@ -51,10 +51,6 @@ pub struct DemoOptions {
 #[must_use]
 pub fn demo(options: &DemoOptions, no_color: Option<&OsStr>) -> u8 {
     let rate = options.requests_per_second.unwrap_or(REQUESTS_PER_SECOND);
-    if !(rate > 0.0 && rate <= 1000.0) {
-        complain("--requests-per-second: expected a number above 0, at most 1000");
-        return FAILED;
-    }
     match run(options, rate, no_color) {
         Ok(()) => OK,
         Err(error) => {
@@ -77,10 +73,7 @@ fn run(options: &DemoOptions, rate: f64, no_color: Option<&OsStr>) -> Result<(),
     }
     let view = ViewOptions {
         title: "Sidestep demo".to_owned(),
-        notes: vec![
-            "Three simulated resources, each 30,000 tokens a minute; windows are 10 s".to_owned(),
-            curl(&address),
-        ],
+        notes: if plain { Vec::new() } else { notes(&address) },
         seconds: options.seconds.map(Duration::from_secs),
         stop,
         plain,
@@ -96,9 +89,6 @@ fn run(options: &DemoOptions, rate: f64, no_color: Option<&OsStr>) -> Result<(),
     let last = status().ok().or(shown.last);
     if let Some(last) = last {
         say(&summary(&last));
-    }
-    if !plain {
-        say(&format!("\nFrom Python, while a demo runs:\n\n{}", python(&address)));
     }
     balancer.abort();
     let _ended = balancer.wait();
@@ -137,6 +127,17 @@ fn balancer(simulator: &Simulator, port: Option<u16>) -> Result<Balancer, String
         }
     }
     Err(failure)
+}
+
+/// Under the picture: what is seen, and how to try it.
+fn notes(address: &str) -> Vec<String> {
+    vec![
+        "Three simulated resources, each 30,000 tokens a minute; windows are 10 s".to_owned(),
+        curl(address),
+        format!(
+            "python: OpenAI(base_url=\"{address}\", api_key=\"any\").responses.create(model=\"gpt-4o\", input=\"hi\")"
+        ),
+    ]
 }
 
 fn curl(address: &str) -> String {

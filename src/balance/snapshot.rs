@@ -167,17 +167,21 @@ fn lane_state(backend: &Backend, lane: &Lane, now: Instant) -> Told {
     if let Some(cooldown) = lane.cooldown(now) {
         return (State::Cooling, Some(cooldown.until - now), Some(cooldown.reason));
     }
-    rest(&backend.health, now).or_else(|| rest(&lane.health, now)).unwrap_or(ADMITTING)
+    let resting = rest(&backend.health, now).or_else(|| rest(&lane.health, now));
+    resting.or_else(|| refused(backend, now)).unwrap_or(ADMITTING)
 }
 
 fn own_state(backend: &Backend, now: Instant) -> Option<Told> {
     if backend.drained {
         return Some((State::Drained, None, None));
     }
-    rest(&backend.health, now).or_else(|| {
-        let refusal = backend.refusal(now)?;
-        Some((State::Refused, Some(refusal.until - now), Some(Reason::Status(refusal.status))))
-    })
+    rest(&backend.health, now).or_else(|| refused(backend, now))
+}
+
+/// Refused for one operation family is shown on all lanes: nearly all traffic is of one family.
+fn refused(backend: &Backend, now: Instant) -> Option<Told> {
+    let refusal = backend.refusal(now)?;
+    Some((State::Refused, Some(refusal.until - now), Some(Reason::Status(refusal.status))))
 }
 
 fn rest(health: &Health, now: Instant) -> Option<Told> {

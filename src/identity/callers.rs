@@ -4,13 +4,17 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::CallerSettings;
 use super::pages::Pages;
+
+/// Where a bare key may stand.
+static KEY_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("api-key"), HeaderName::from_static("ocp-apim-subscription-key")];
 
 /// The most keys one request may present; more than the three headers and one query that carry one.
 const PRESENTED: usize = 8;
@@ -74,7 +78,7 @@ impl Callers {
 
 /// All keys that a request presents, without the blanks around them.
 fn presented<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> impl Iterator<Item = Cow<'a, [u8]>> {
-    let plain = ["api-key", "ocp-apim-subscription-key"].into_iter().flat_map(|name| headers.get_all(name));
+    let plain = KEY_HEADERS.iter().flat_map(|name| headers.get_all(name));
     let bearer = headers.get_all(AUTHORIZATION).into_iter().filter_map(|value| bearer(value.as_bytes()));
     let query = query.into_iter().flat_map(|query| query.split('&')).filter_map(|pair| {
         let value = pair.strip_prefix("api-key=")?;
@@ -95,7 +99,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     use super::super::CallerKey;
     use super::*;

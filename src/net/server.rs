@@ -141,7 +141,14 @@ pub async fn serve_connection<H: Handler>(
     // Each event of a stream must leave at once; an error here means the connection is already gone.
     let _gone = stream.set_nodelay(true);
     let looking = timeout(limits.idle, speaks_http2(&stream, limits.header_time));
-    let Ok(Ok(http2)) = looking.await else { return };
+    let told = poll_fn(|cx| if ear.listen(cx) == Stop::Run { Poll::Pending } else { Poll::Ready(()) });
+    let looked = tokio::select! {
+        biased;
+        looked = looking => looked,
+        // Who has said nothing loses nothing, and would hold up a drain to its end.
+        () = told => return,
+    };
+    let Ok(Ok(http2)) = looked else { return };
     if http2 {
         serve_http2(stream, peer, handler, limits, ear).await;
     } else {

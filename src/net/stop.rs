@@ -4,7 +4,6 @@
 //! `tokio::sync::watch` would be polled, with its lock, at every wake-up of every connection.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -28,16 +27,28 @@ pub struct LocalStop(Rc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     state: Cell<Stop>,
-    next: Cell<u64>,
-    wakers: RefCell<HashMap<u64, Option<Waker>>>,
+    ears: RefCell<Ears>,
     emptied: RefCell<Option<Waker>>,
+}
+
+/// Slots for wakers; those of gone ears are used again.
+#[derive(Debug, Default)]
+struct Ears {
+    slots: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Ears {
+    fn is_empty(&self) -> bool {
+        self.slots.len() == self.free.len()
+    }
 }
 
 /// One connection's ear. Dropped with the connection, which is what `LocalStop::emptied` waits for.
 #[derive(Debug)]
 pub struct Ear {
     shared: Rc<Shared>,
-    key: u64,
+    slot: usize,
 }
 
 impl LocalStop {
@@ -47,7 +58,7 @@ impl LocalStop {
             return;
         }
         self.0.state.set(state);
-        let wakers: Vec<Waker> = self.0.wakers.borrow().values().flatten().cloned().collect();
+        let wakers: Vec<Waker> = self.0.ears.borrow().slots.iter().flatten().cloned().collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -60,16 +71,18 @@ impl LocalStop {
     /// An ear for one more connection.
     #[must_use]
     pub fn ear(&self) -> Ear {
-        let key = self.0.next.get();
-        self.0.next.set(key + 1);
-        self.0.wakers.borrow_mut().insert(key, None);
-        Ear { shared: Rc::clone(&self.0), key }
+        let mut ears = self.0.ears.borrow_mut();
+        let slot = ears.free.pop().unwrap_or_else(|| {
+            ears.slots.push(None);
+            ears.slots.len() - 1
+        });
+        Ear { shared: Rc::clone(&self.0), slot }
     }
 
     /// Resolves once no connection is left.
     pub async fn emptied(&self) {
         poll_fn(|cx| {
-            if self.0.wakers.borrow().is_empty() {
+            if self.0.ears.borrow().is_empty() {
                 return Poll::Ready(());
             }
             *self.0.emptied.borrow_mut() = Some(cx.waker().clone());
@@ -82,8 +95,8 @@ impl LocalStop {
 impl Ear {
     /// The state now; the task of `cx` is woken when it changes.
     pub fn listen(&self, cx: &Context<'_>) -> Stop {
-        let mut wakers = self.shared.wakers.borrow_mut();
-        if let Some(slot) = wakers.get_mut(&self.key)
+        let mut ears = self.shared.ears.borrow_mut();
+        if let Some(slot) = ears.slots.get_mut(self.slot)
             && !slot.as_ref().is_some_and(|known| known.will_wake(cx.waker()))
         {
             *slot = Some(cx.waker().clone());
@@ -100,9 +113,12 @@ impl Ear {
 
 impl Drop for Ear {
     fn drop(&mut self) {
-        let mut wakers = self.shared.wakers.borrow_mut();
-        wakers.remove(&self.key);
-        if wakers.is_empty()
+        let mut ears = self.shared.ears.borrow_mut();
+        if let Some(slot) = ears.slots.get_mut(self.slot) {
+            *slot = None;
+        }
+        ears.free.push(self.slot);
+        if ears.is_empty()
             && let Some(waker) = self.shared.emptied.borrow_mut().take()
         {
             waker.wake();

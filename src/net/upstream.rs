@@ -105,11 +105,23 @@ pub enum SendError {
     /// The request's own body failed: the caller's fault, not the backend's.
     #[error("request body failed")]
     RequestBody(#[source] hyper::Error),
+    /// The request's own body turned out longer than it may be.
+    #[error(transparent)]
+    RequestTooLarge(#[from] BodyTooLarge),
 }
+
+/// A body of untold length that passed its bound.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("the request body is too large")]
+pub struct BodyTooLarge;
 
 impl SendError {
     fn new(error: hyper::Error, reused: bool) -> Self {
-        if error.is_parse() {
+        let too_large =
+            std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<BodyTooLarge>());
+        if let Some(too_large) = too_large {
+            Self::RequestTooLarge(*too_large)
+        } else if error.is_parse() {
             Self::Malformed(error)
         } else if error.is_user() {
             Self::RequestBody(error)
@@ -402,7 +414,7 @@ impl Body for RequestBody {
                 let came = frame.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
                 match most.checked_sub(came as u64) {
                     Some(left) => *most = left,
-                    None => return Poll::Ready(Some(Err("the request body is too large".into()))),
+                    None => return Poll::Ready(Some(Err(BodyTooLarge.into()))),
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }

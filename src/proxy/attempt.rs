@@ -99,9 +99,9 @@ impl Attempt<'_> {
                 Outcome::Stop(ProxyError::UpstreamTimeout)
             }
             // The caller's own body broke: that says nothing of the lane.
-            Err(Broken::RequestBody) => {
+            Err(Broken::RequestBody(error)) => {
                 self.close(Verdict::PassedBack, attempts, ledger);
-                Outcome::Stop(ProxyError::BrokenBody)
+                Outcome::Stop(error)
             }
             Err(Broken::Attempt(failure)) => self.failed(failure, understood, attempts, ledger),
         }
@@ -128,7 +128,9 @@ impl Attempt<'_> {
             let Some(target) = understood.target(self.parts, &backend.path_prefix, there) else {
                 return Err(Broken::Attempt(AttemptFailure::Malformed));
             };
-            let Some(body) = understood.body(there) else { return Err(Broken::RequestBody) };
+            let Some(body) = understood.body(there) else {
+                return Err(Broken::RequestBody(ProxyError::BrokenBody));
+            };
             let head = headers::upstream(&self.parts.headers, &settings.forward_headers, backend);
             let sending = backend.upstream.send(self.parts.method.clone(), target, head, body, reuse);
             let error = match timeout_at(limit.into(), sending).await {
@@ -146,10 +148,7 @@ impl Attempt<'_> {
                 continue;
             }
             tracing::debug!(backend = %self.edge.names[pick.backend], error = %chain(&error), "attempt failed");
-            return Err(match failure(&error) {
-                Some(failure) => Broken::Attempt(failure),
-                None => Broken::RequestBody,
-            });
+            return Err(broken(&error));
         }
     }
 
@@ -258,8 +257,8 @@ impl Attempt<'_> {
             Opened::Begun(held) => self.commit(head, answer, held, attempts, ledger),
             Opened::Failed(error, held) => {
                 let status = error.status();
-                let judgement =
-                    self.judged(status, &head.headers, error.message.as_bytes(), understood, attempts);
+                let told = headers::waits(&head.headers);
+                let judgement = self.judged(status, &told, error.message.as_bytes(), understood, attempts);
                 if judgement.next == Next::PassBack || !understood.repeatable() {
                     return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
                 }
@@ -404,7 +403,8 @@ impl Attempt<'_> {
 /// Why there is no head.
 enum Broken {
     Attempt(AttemptFailure),
-    RequestBody,
+    /// By the caller, who is told so.
+    RequestBody(ProxyError),
     OutOfTime,
 }
 
@@ -417,9 +417,8 @@ enum Read {
     Cut,
 }
 
-/// `None`: the request's own body failed.
-fn failure(error: &SendError) -> Option<AttemptFailure> {
-    Some(match error {
+fn broken(error: &SendError) -> Broken {
+    Broken::Attempt(match error {
         SendError::Connect(ConnectError::Refused(_)) => AttemptFailure::Refused,
         SendError::Connect(ConnectError::Dns(_)) => AttemptFailure::Dns,
         SendError::Connect(ConnectError::Tls(_)) => AttemptFailure::Tls,
@@ -427,7 +426,8 @@ fn failure(error: &SendError) -> Option<AttemptFailure> {
         SendError::Connect(ConnectError::Tcp(_)) => AttemptFailure::Connect,
         SendError::Closed { .. } => AttemptFailure::Closed,
         SendError::Malformed(_) => AttemptFailure::Malformed,
-        SendError::RequestBody(_) => return None,
+        SendError::RequestBody(_) => return Broken::RequestBody(ProxyError::BrokenBody),
+        SendError::RequestTooLarge(_) => return Broken::RequestBody(ProxyError::BodyTooLarge),
     })
 }
 

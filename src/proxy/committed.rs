@@ -261,6 +261,7 @@ impl Committed {
             (Verdict::Served { .. }, _) => Verdict::Served { tokens },
             (other, _) => other,
         };
+        ledger.attempts.amend(verdict.word());
         place.report(now, verdict, &mut attempts);
         ledger.waited_until(now);
         ledger.end(now, ended);

@@ -46,6 +46,12 @@ pub enum ProxyError {
     /// 413
     #[error("The request body is too large.")]
     BodyTooLarge,
+    /// 413
+    #[error("The request body is too large to find its deployment: name the deployment in the path.")]
+    NameTooFar,
+    /// 501
+    #[error("WebSockets are not supported here.")]
+    Upgrade,
     /// 503
     #[error("Too many large requests at once. Please retry after 1 second.")]
     Full,
@@ -97,12 +103,13 @@ impl ProxyError {
             | Self::Unsupported => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge | Self::NameTooFar => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnknownDeployment => StatusCode::NOT_FOUND,
             Self::Throttled { .. } | Self::TooLargeNow => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamFailed | Self::BackendRefused => StatusCode::BAD_GATEWAY,
             Self::Full | Self::Resting | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upgrade => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -119,7 +126,8 @@ impl ProxyError {
             Self::Compressed => "compressed_body",
             Self::Method => "method_not_allowed",
             Self::SlowBody => "Timeout",
-            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooLarge | Self::NameTooFar => "body_too_large",
+            Self::Upgrade => "upgrade_not_supported",
             Self::Full => "overloaded",
             Self::UnknownDeployment => "DeploymentNotFound",
             Self::Unsupported => "OperationNotSupported",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::edge::EdgeBackend;
@@ -30,7 +30,7 @@ const LONGEST_WAIT: u64 = 59;
 
 /// What travels upstream: Azure answers 431 to more than ten headers of one's own (azure-openai.md 3.6), and
 /// what is not listed cannot leak.
-const UPSTREAM: [HeaderName; 8] = [
+static UPSTREAM: [HeaderName; 8] = [
     ACCEPT,
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -39,17 +39,6 @@ const UPSTREAM: [HeaderName; 8] = [
     HeaderName::from_static("openai-beta"),
     HeaderName::from_static("x-ms-client-request-id"),
     IMAGE_DEPLOYMENT,
-];
-
-/// Headers of one hop, which end here in both directions.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-authenticate"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("trailer"),
-    HeaderName::from_static("transfer-encoding"),
-    HeaderName::from_static("upgrade"),
 ];
 
 /// The headers for one backend: the listed ones, the operator's, and that backend's credential alone.
@@ -72,24 +61,49 @@ pub(super) fn upstream(from: &HeaderMap, forwarded: &[HeaderName], backend: &Edg
 
 /// Takes from an answer what is of one hop or ours to say, and clamps what it tells of waiting.
 pub(super) fn downstream(headers: &mut HeaderMap) {
-    if let Some(listed) = headers.get(CONNECTION).cloned() {
-        for name in listed.to_str().unwrap_or("").split(',').map(str::trim) {
-            if let Ok(name) = HeaderName::try_from(name) {
-                headers.remove(name);
-            }
-        }
+    // One look at each name: most answers have nothing to take away, and a removal costs a hash each.
+    let mut waits = false;
+    let foreign: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            waits |= **name == RETRY_AFTER || **name == RETRY_AFTER_MS;
+            is_ours_to_say(name.as_str())
+        })
+        .cloned()
+        .collect();
+    if foreign.contains(&CONNECTION) {
+        remove_listed(headers);
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    // Azure says `*`; which pages may read an answer is decided by our settings.
-    let foreign: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
     for name in foreign {
         headers.remove(name);
     }
-    clamp(headers, &RETRY_AFTER, LONGEST_WAIT);
-    clamp(headers, &RETRY_AFTER_MS, LONGEST_WAIT * 1000);
+    if waits {
+        clamp(headers, &RETRY_AFTER, LONGEST_WAIT);
+        clamp(headers, &RETRY_AFTER_MS, LONGEST_WAIT * 1000);
+    }
+}
+
+/// Headers of one hop, which end here; and which pages may read an answer, which Azure answers with `*`.
+fn is_ours_to_say(name: &str) -> bool {
+    match name.as_bytes().first() {
+        Some(b'a') => name.starts_with("access-control-"),
+        Some(b'c') => name == "connection",
+        Some(b'k') => name == "keep-alive",
+        Some(b'p') => matches!(name, "proxy-authenticate" | "proxy-connection"),
+        Some(b't') => matches!(name, "trailer" | "transfer-encoding"),
+        Some(b'u') => name == "upgrade",
+        _ => false,
+    }
+}
+
+/// What `Connection` lists is of one hop too.
+fn remove_listed(headers: &mut HeaderMap) {
+    let values: Vec<HeaderValue> = headers.get_all(CONNECTION).into_iter().cloned().collect();
+    for name in values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')) {
+        if let Ok(name) = HeaderName::try_from(name.trim()) {
+            headers.remove(name);
+        }
+    }
 }
 
 fn clamp(headers: &mut HeaderMap, name: &HeaderName, most: u64) {
@@ -99,6 +113,13 @@ fn clamp(headers: &mut HeaderMap, name: &HeaderName, most: u64) {
     if too_long {
         headers.insert(name.clone(), HeaderValue::from(most));
     }
+}
+
+/// What an answer tells of waiting, alone. The quota headers of a 200 were written before the error in its
+/// stream: `x-ratelimit-reset-*` there says when the minute ends, not when to come back.
+pub(super) fn waits(headers: &HeaderMap) -> HeaderMap {
+    let told = [DATE, RETRY_AFTER, RETRY_AFTER_MS].into_iter();
+    told.filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
 }
 
 /// How long a request may take until its commit: the settings' time, or the caller's own patience if less.

@@ -44,6 +44,7 @@ pub(super) struct Ledger {
     served_by: Option<usize>,
     pub(super) attempts: AttemptNotes,
     pub(super) exhausted: bool,
+    error: Option<&'static str>,
     pub(super) stream: bool,
     pub(super) prompt_estimate: u64,
     tokens: Option<Tokens>,
@@ -71,6 +72,7 @@ impl Ledger {
             served_by: None,
             attempts: AttemptNotes::default(),
             exhausted: false,
+            error: None,
             stream: false,
             prompt_estimate: 0,
             tokens: None,
@@ -125,7 +127,8 @@ impl Ledger {
         self.waits(now);
         self.first_byte = Some(now.saturating_duration_since(self.started));
         self.status = error.status().as_u16();
-        self.end(now, Ended::RefusedHere);
+        self.error = Some(error.code());
+        self.end(now, Ended::AnsweredHere);
     }
 
     /// Writes the record; the first call counts.
@@ -144,6 +147,7 @@ impl Ledger {
             served_by: self.served_by,
             attempts: &self.attempts,
             exhausted: self.exhausted,
+            error: self.error,
             first_byte: self.first_byte,
             total: now.saturating_duration_since(self.started),
             ours: self.ours,

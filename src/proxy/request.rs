@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version};
@@ -168,6 +168,9 @@ pub(super) fn route<'a>(parts: &'a Parts, prefix: &str) -> Result<Route<'a>, Pro
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         return Err(ProxyError::Method);
     }
+    if text(&parts.headers, UPGRADE).eq_ignore_ascii_case("websocket") {
+        return Err(ProxyError::Upgrade);
+    }
     // In HTTP/2 scheme and authority are always there; in HTTP/1.1 they make a proxy's absolute form.
     if parts.version < Version::HTTP_2 && parts.uri.authority().is_some() {
         return Err(PathProblem::Malformed.into());
@@ -215,6 +218,10 @@ pub(super) fn understand<'a>(
         } else if let Some(boundary) = boundary.filter(|_| !compressed) {
             named = openai::multipart_model(bytes, &boundary)?.map(Named::Multipart);
         }
+    }
+    // The name may stand at the end of what is too long to be kept.
+    if matches!(body, Body::Begun { .. }) && must_name && route.operation.body == BodyKind::Json {
+        return Err(ProxyError::NameTooFar);
     }
     // The path wins over a body that says otherwise or null; the body's own name then stays as it was sent.
     if route.deployment.is_some() {

@@ -55,10 +55,10 @@ impl Address {
         format!("{scheme}://{host}{port}{}", self.path_prefix)
     }
 
-    /// What the backend is called when nobody named it: the first label of its host, or its IP address.
+    /// What the backend is called when nobody named it: the first label of its host, or its IP address with its port.
     pub(crate) fn label(&self) -> String {
         let label = match self.host.parse::<IpAddr>() {
-            Ok(_) => self.host.replace(':', "-"),
+            Ok(_) => format!("{}-{}", self.host.replace(':', "-"), self.port),
             Err(_) => self.host.split('.').next().unwrap_or_default().to_owned(),
         };
         label.chars().take(60).collect()

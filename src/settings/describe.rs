@@ -10,6 +10,7 @@ use crate::net::server::ServerLimits;
 use crate::settings::problem::MASK;
 use crate::settings::value::show_size;
 use crate::settings::{Settings, UpstreamBackend, defaults};
+use crate::telemetry::LogFormat;
 
 /// A summary in plain text: addresses, callers, backends by priority, what differs from the defaults, notes.
 #[must_use]
@@ -149,7 +150,7 @@ fn differences(settings: &Settings) -> Vec<String> {
         ("limits.buffered", bytes(proxy.buffered), bytes(proxy_default.buffered)),
         ("limits.lanes", settings.pool.lanes.to_string(), defaults::LANES.to_string()),
         ("log.level", settings.log.level.clone(), defaults::log().level),
-        ("log.format", format!("{:?}", settings.log.format), format!("{:?}", defaults::log().format)),
+        ("log.format", format_word(settings.log.format), format_word(defaults::log().format)),
     ];
     table
         .into_iter()
@@ -162,7 +163,19 @@ fn differences(settings: &Settings) -> Vec<String> {
 }
 
 fn time(duration: Duration) -> String {
-    if duration.is_zero() { "off".to_owned() } else { humantime::format_duration(duration).to_string() }
+    // Without blanks, as it would be written in the file.
+    if duration.is_zero() {
+        "off".to_owned()
+    } else {
+        humantime::format_duration(duration).to_string().replace(' ', "")
+    }
+}
+
+fn format_word(format: LogFormat) -> String {
+    match format {
+        LogFormat::Text => "text".to_owned(),
+        LogFormat::Json => "json".to_owned(),
+    }
 }
 
 fn time_or_off(duration: Option<Duration>) -> String {

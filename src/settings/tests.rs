@@ -266,8 +266,8 @@ fn addresses_are_taken_as_people_paste_them() {
             "gateway",
             1,
         ),
-        ("http://127.0.0.1:9000", "http://127.0.0.1:9000", "127.0.0.1", 0),
-        ("http://[::1]:9000", "http://[::1]:9000", "--1", 0),
+        ("http://127.0.0.1:9000", "http://127.0.0.1:9000", "127.0.0.1-9000", 0),
+        ("http://[::1]:9000", "http://[::1]:9000", "--1-9000", 0),
         ("http://gateway", "http://gateway", "gateway", 1),
         ("https://openai.example/prefix", "https://openai.example/prefix", "openai", 0),
     ] {
@@ -452,7 +452,7 @@ fn every_shipped_settings_file_loads() {
     let mut loaded = 0;
     for entry in std::fs::read_dir(repository("config")).unwrap() {
         let path = entry.unwrap().path();
-        let simulator = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("simulator"));
+        let simulator = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("simulate"));
         if path.extension().is_some_and(|extension| extension == "toml") && !simulator {
             load(&Source::File(path), &variables(&[])).unwrap();
             loaded += 1;

@@ -42,6 +42,8 @@ pub struct AccessRecord<'a> {
     pub attempts: &'a AttemptNotes,
     /// No lane admitted the request, so it was answered here.
     pub exhausted: bool,
+    /// The `code` of an answer of our own.
+    pub error: Option<&'static str>,
     /// From the request's head to the answer's first byte to the caller.
     pub first_byte: Option<Duration>,
     /// From the request's head to the end.
@@ -79,7 +81,7 @@ pub enum Ended {
     /// The backend broke off, or was silent too long, after the commit.
     UpstreamCut,
     /// The answer is ours.
-    RefusedHere,
+    AnsweredHere,
 }
 
 impl Ended {
@@ -90,7 +92,7 @@ impl Ended {
             Self::Completed => "completed",
             Self::CallerLeft => "caller left",
             Self::UpstreamCut => "upstream cut",
-            Self::RefusedHere => "refused here",
+            Self::AnsweredHere => "answered here",
         }
     }
 }
@@ -127,6 +129,15 @@ impl AttemptNotes {
                 self.named += 1;
             }
             None => self.further = self.further.saturating_add(1),
+        }
+    }
+
+    /// The last one turned out otherwise than it began.
+    pub fn amend(&mut self, verdict: &'static str) {
+        if self.further == 0
+            && let Some(note) = self.notes[..self.named].last_mut()
+        {
+            note.verdict = verdict;
         }
     }
 
@@ -199,6 +210,10 @@ impl AccessRecord<'_> {
         put(out, if self.stream { " stream=true" } else { " stream=false" });
         put(out, " ended=");
         word(out, self.ended.word());
+        if let Some(error) = self.error {
+            put(out, " error=");
+            word(out, error);
+        }
         out.push(b'\n');
     }
 
@@ -277,6 +292,8 @@ impl AccessRecord<'_> {
         put(out, if self.stream { ",\"stream\":true" } else { ",\"stream\":false" });
         put(out, ",\"ended\":");
         json(out, self.ended.word());
+        put(out, ",\"error\":");
+        optional_json(out, self.error);
         put(out, "}\n");
     }
 }
@@ -347,6 +364,7 @@ pub(super) mod tests {
             served_by: Some(1),
             attempts,
             exhausted: false,
+            error: None,
             first_byte: Some(Duration::from_micros(340_500)),
             total: Duration::from_millis(812),
             ours: Duration::from_micros(210),
@@ -400,7 +418,7 @@ pub(super) mod tests {
                 "attempts": [{"backend": "east", "verdict": "throttled"}, {"backend": "west", "verdict": "served"}],
                 "further_attempts": 0, "first_byte_ms": 340.5, "total_ms": 812.0, "ours_ms": 0.21,
                 "prompt_tokens": 120, "cached_tokens": 64, "completion_tokens": 45, "estimated": false,
-                "stream": true, "ended": "completed"
+                "stream": true, "ended": "completed", "error": null
             })
         );
     }
@@ -410,10 +428,10 @@ pub(super) mod tests {
         let attempts = AttemptNotes::default();
         let mut record = record(&[], &attempts);
         (record.served_by, record.tokens, record.first_byte, record.caller) = (None, None, None, None);
-        (record.status, record.ended) = (429, Ended::RefusedHere);
+        (record.status, record.ended) = (429, Ended::AnsweredHere);
         let text = text_of(&record);
         assert!(!text.contains("backend=") && !text.contains("tokens") && !text.contains("attempts="));
-        assert!(text.contains("status=429") && text.contains("ended=\"refused here\""));
+        assert!(text.contains("status=429") && text.contains("ended=\"answered here\""));
         let json = json_of(&record);
         assert!(json["backend"].is_null() && json["caller"].is_null() && json["first_byte_ms"].is_null());
         assert_eq!(json["attempts"], serde_json::json!([]));

@@ -1,10 +1,19 @@
 //! Scenarios over real sockets.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bounds;
 mod bytes;
 mod crowd;
+mod doors;
 mod failover;
 mod failures;
 mod fixture;
+mod framing;
+mod front;
+mod life;
+mod operators;
+mod process;
+mod raw;
+mod secrets;
 mod simulator;
 mod streams;
