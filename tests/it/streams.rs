@@ -601,3 +601,31 @@ async fn an_error_after_content_is_the_streams_own_end() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_stream_of_told_length_is_cut_like_any_other() {
+    let (east, stage) = played().await;
+    // Whole as HTTP counts, but without its last event; and cut where an error event would just fill it up.
+    for missing in [0, 50] {
+        for caller in BOTH.map(|caller| caller(&stage)) {
+            let serving = async {
+                let (mut wire, _) = east.request().await;
+                let length = WORD.len() + missing;
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+                wire.write(format!("{head}content-length: {length}\r\n\r\n{WORD}")).await;
+            };
+            let ((), answer) = tokio::join!(serving, caller.post(CHAT, STREAMED));
+            assert!(!answer.complete, "{missing}: {}", answer.text());
+            assert!(answer.text().contains("upstream_stream_interrupted"), "{missing}: {}", answer.text());
+            assert_eq!(answer.header("content-length"), None);
+        }
+    }
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+        wire.write(format!("{head}content-length: {}\r\n\r\n{WORD}{DONE}", WORD.len() + DONE.len())).await;
+    };
+    let caller = stage.caller();
+    let ((), answer) = tokio::join!(serving, caller.post(CHAT, STREAMED));
+    assert_eq!((answer.text(), answer.complete), (&*format!("{WORD}{DONE}"), true));
+}
