@@ -259,10 +259,12 @@ fn pool(settings: PoolSettings, seed: u64) -> Pool {
 }
 
 fn edge_settings(settings: &Settings, tls: Tls, generation: u32) -> EdgeSettings {
-    let names = settings.pool.backends.iter().map(|backend| Arc::clone(&backend.name));
-    let backends = names
-        .zip(&settings.upstreams)
-        .map(|(name, upstream)| (name, upstream.origin.clone(), upstream.credential.clone()))
+    let backends = settings.pool.backends.iter().zip(&settings.upstreams);
+    let backends = backends
+        .map(|(backend, upstream)| {
+            let (name, deployments) = (Arc::clone(&backend.name), backend.deployments.clone());
+            (name, upstream.origin.clone(), upstream.credential.clone(), deployments)
+        })
         .collect();
     EdgeSettings {
         generation,

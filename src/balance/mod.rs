@@ -84,7 +84,8 @@ pub enum Deployments {
 
 impl Deployments {
     /// What `deployment` is called there; `None` where it is not served.
-    fn there<'a>(&'a self, deployment: &'a str) -> Option<&'a str> {
+    #[must_use]
+    pub fn there<'a>(&'a self, deployment: &'a str) -> Option<&'a str> {
         match self {
             Self::Any => Some(deployment),
             Self::Named(names) => names.get(deployment).map(String::as_str),

@@ -399,6 +399,10 @@ impl Attempt<'_> {
         let explain = self.explain();
         let mut head = head;
         let stream = is_event_stream(&head.headers).then_some(self.api);
+        if stream.is_some() {
+            // A stream's end is ours to tell: an error event must not fill up a length told before.
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
         finish_head(&mut head.headers, explain, &entry);
         let idle = self.edge.settings.stream_idle_timeout;
         let open = (verdict, self.place, std::mem::take(attempts), entry);

@@ -270,8 +270,8 @@ impl Committed {
     fn size_hint(&self) -> SizeHint {
         let held = self.held.bytes();
         match self.answer.size_hint().exact() {
-            Some(rest) => SizeHint::with_exact(held + rest),
-            None => SizeHint::default(),
+            Some(rest) if self.events.is_none() => SizeHint::with_exact(held + rest),
+            _ => SizeHint::default(),
         }
     }
 }

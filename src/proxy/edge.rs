@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue};
 use thiserror::Error;
 
 use super::ProxySettings;
+use crate::balance::Deployments;
 use crate::identity::callers::Callers;
 use crate::identity::{CallerSettings, Credential, UnsendableCredential};
 use crate::net::upstream::{Origin, Tls, UnusableOrigin, Upstream};
@@ -26,7 +27,7 @@ pub struct EdgeSettings {
     /// How requests are treated.
     pub proxy: ProxySettings,
     /// By the pool's index.
-    pub backends: Vec<(Arc<str>, Origin, Credential)>,
+    pub backends: Vec<(Arc<str>, Origin, Credential, Deployments)>,
     /// TLS to all of them.
     pub tls: Tls,
     /// TCP, TLS and name look-up together.
@@ -60,6 +61,8 @@ pub(super) struct EdgeBackend {
     pub(super) upstream: Upstream,
     pub(super) path_prefix: String,
     pub(super) credential: (HeaderName, HeaderValue),
+    /// For a deployment that a header names; the others were mapped by the pool.
+    pub(super) deployments: Deployments,
     /// For `x-sidestep-backend`, made once.
     pub(super) name: HeaderValue,
 }
@@ -72,7 +75,7 @@ impl Edge {
     pub fn new(settings: EdgeSettings) -> Result<Self, UnusableEdge> {
         let names = settings.backends.iter().map(|(name, ..)| Arc::clone(name)).collect();
         let mut backends = Vec::with_capacity(settings.backends.len());
-        for (name, origin, credential) in settings.backends {
+        for (name, origin, credential, deployments) in settings.backends {
             let mut header =
                 credential.header().map_err(|error| UnusableEdge::Credential(Arc::clone(&name), error))?;
             header.1.set_sensitive(true);
@@ -80,6 +83,7 @@ impl Edge {
                 path_prefix: origin.path_prefix.clone(),
                 upstream: Upstream::new(origin, &settings.tls, settings.connect_timeout)?,
                 credential: header,
+                deployments,
                 name: HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("unnamed")),
             });
         }

@@ -21,6 +21,10 @@ pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-re
 /// The caller's own patience in seconds, as the Python SDK sends it.
 const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
 
+/// The deployment that draws for a response; mapped like the one in the path or body.
+pub(super) const IMAGE_DEPLOYMENT: HeaderName =
+    HeaderName::from_static("x-ms-oai-image-generation-deployment");
+
 /// No wait longer than this is passed on: from 60 s on, SDKs ignore or oversleep it (azure-openai.md 5.1).
 const LONGEST_WAIT: u64 = 59;
 
@@ -34,7 +38,7 @@ static UPSTREAM: [HeaderName; 8] = [
     HeaderName::from_static("aoai-evals"),
     HeaderName::from_static("openai-beta"),
     HeaderName::from_static("x-ms-client-request-id"),
-    HeaderName::from_static("x-ms-oai-image-generation-deployment"),
+    IMAGE_DEPLOYMENT,
 ];
 
 /// The headers for one backend: the listed ones, the operator's, and that backend's credential alone.
@@ -44,6 +48,11 @@ pub(super) fn upstream(from: &HeaderMap, forwarded: &[HeaderName], backend: &Edg
         for value in from.get_all(name) {
             headers.append(name.clone(), value.clone());
         }
+    }
+    let image = headers.get(&IMAGE_DEPLOYMENT).and_then(|name| name.to_str().ok());
+    let there = image.and_then(|name| backend.deployments.there(name));
+    if let Some(there) = there.and_then(|name| HeaderValue::from_str(name).ok()) {
+        headers.insert(IMAGE_DEPLOYMENT, there);
     }
     let (name, value) = &backend.credential;
     headers.insert(name.clone(), value.clone());

@@ -16,6 +16,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout_at;
 
 use super::error::ProxyError;
+use super::headers;
 use super::{ProxySettings, Shared};
 use crate::net::upstream::RequestBody;
 use crate::openai::{self, BodyKind, BodyScan, Name, PathProblem, Route, is_deployment_name};
@@ -193,6 +194,11 @@ pub(super) fn understand<'a>(
         Body::Whole(bytes, _) if !bytes.is_empty() => Some(bytes),
         _ => None,
     };
+    for name in parts.headers.get_all(headers::IMAGE_DEPLOYMENT) {
+        if !name.to_str().is_ok_and(is_deployment_name) {
+            return Err(ProxyError::DeploymentName);
+        }
+    }
     let must_name = route.deployment.is_none() && route.query_deployment.is_none();
     if let Some(bytes) = whole {
         let content_type = text(&parts.headers, CONTENT_TYPE);

@@ -134,6 +134,24 @@ async fn a_name_in_a_form_is_mapped_in_place() {
 }
 
 #[tokio::test]
+async fn a_deployment_named_by_a_header_is_checked_and_mapped_too() {
+    let stage = Scene::of([("east", 1)])
+        .backend("east", r#"deployments = { "gpt-4o" = "gpt-4o", "draw" = "gpt-image-1-east" }"#)
+        .start();
+    let name = "x-ms-oai-image-generation-deployment";
+    for (sent, there) in [("draw", Some("gpt-image-1-east")), ("other", Some("other")), ("a/../b", None)] {
+        let mut request = post(CHAT, QUESTION);
+        request.headers_mut().insert(name, sent.parse().unwrap());
+        let answer = stage.caller().send(request).await.whole().await;
+        match there {
+            Some(there) => assert_eq!(last(&stage, "east").headers[name], there),
+            None => assert_eq!((answer.status, answer.code().as_str()), (400, "invalid_deployment")),
+        }
+    }
+    assert_eq!(stage.seen("east"), 2);
+}
+
+#[tokio::test]
 async fn what_could_be_read_in_two_ways_is_refused_here() {
     let stage = mapped();
     let twice = r#"{"model":"chat","messages":[],"model":"other"}"#;

@@ -177,3 +177,29 @@ async fn one_connection_of_a_caller_carries_answers_of_every_kind() {
         assert!(wire.read.is_empty());
     }
 }
+
+#[tokio::test]
+async fn a_caller_that_leaves_while_it_sends_blames_no_backend() {
+    let stage = Scene::of([("east", 1), ("west", 2)]).toml("[limits]\nrequest_replay = \"1KiB\"").start();
+    // Kept and not yet sent anywhere; passed on as it comes.
+    for (length, reaches) in [(1_000, 0), (100_000, 1)] {
+        for round in 1..=4 {
+            let mut wire = super::fixture::wire::Wire::connect(stage.balancer.address()).await;
+            let head = format!("POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n");
+            wire.write(format!("{head}{}", "x".repeat(length / 2))).await;
+            eventually("it has begun", || {
+                stage.seen("east") == reaches * round && stage.balancer.status().callers.in_flight == 1
+            })
+            .await;
+            drop(wire);
+            eventually("every place is handed back", || {
+                stage.balancer.status().callers.in_flight == 0 && stage.backend("east").in_flight == 0
+            })
+            .await;
+        }
+    }
+    eventually("nothing goes on upstream", || stage.resource("east").counters().in_flight == 0).await;
+    let east = stage.backend("east");
+    assert_eq!((east.state, east.failed_total, stage.seen("west")), ("admitting", 0, 0));
+    assert_eq!(stage.chat().await.region(), Some("east"));
+}
