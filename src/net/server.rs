@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -173,8 +174,9 @@ async fn speaks_http2(stream: &TcpStream, limit: Duration) -> io::Result<bool> {
     timeout(limit, whole).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn serve_http1<H: Handler>(
-    stream: TcpStream,
+/// Serves one connection that speaks HTTP/1.1, over whatever carries it, until it ends or `ear` hears otherwise.
+pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
+    stream: S,
     peer: Peer,
     handler: Rc<H>,
     limits: ServerLimits,

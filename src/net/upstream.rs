@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use thiserror::Error;
 
-use super::connect::{ConnectError, Socket, TlsProblem, connect, tls_config};
+use super::connect::{ConnectError, Connector, Socket, TlsProblem, connect, tls_config};
 use super::idle::Idle;
 use super::server::{BodyError, LocalExecutor};
 
@@ -148,6 +148,7 @@ pub struct Upstream {
     authority: Authority,
     host: HeaderValue,
     tls: Arc<ClientConfig>,
+    connector: Connector,
     connect_timeout: Duration,
     idle: Rc<Idle<Line>>,
     http2: RefCell<Option<http2::SendRequest<RequestBody>>>,
@@ -164,6 +165,19 @@ impl Upstream {
     /// # Errors
     /// The host is not one that HTTP can name.
     pub fn new(origin: Origin, tls: &Tls, connect_timeout: Duration) -> Result<Self, UnusableOrigin> {
+        Self::over(&Connector::Network, origin, tls, connect_timeout)
+    }
+
+    /// The same over another network than the machine's.
+    ///
+    /// # Errors
+    /// The host is not one that HTTP can name.
+    pub fn over(
+        connector: &Connector,
+        origin: Origin,
+        tls: &Tls,
+        connect_timeout: Duration,
+    ) -> Result<Self, UnusableOrigin> {
         let text = origin.authority();
         let authority: Authority = text.parse().map_err(|_| UnusableOrigin(text.clone()))?;
         let host = HeaderValue::from_str(&text).map_err(|_| UnusableOrigin(text))?;
@@ -173,6 +187,7 @@ impl Upstream {
             authority,
             host,
             tls,
+            connector: connector.clone(),
             connect_timeout,
             idle: Rc::default(),
             http2: RefCell::default(),
@@ -205,7 +220,7 @@ impl Upstream {
         {
             return self.send_http1(line, request, true).await;
         }
-        let socket = connect(&self.origin, &self.tls, self.connect_timeout).await?;
+        let socket = connect(&self.connector, &self.origin, &self.tls, self.connect_timeout).await?;
         if self.origin.http2 && (!self.origin.tls || socket.agreed_on_http2()) {
             let sender = self.open_http2(socket).await?;
             return self.send_http2(sender, request, false).await;
