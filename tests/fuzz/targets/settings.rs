@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use secrecy::ExposeSecret;
 use sidestep::balance::Deployments;
 use sidestep::identity::Credential;
@@ -51,6 +51,46 @@ fuzz_target!(|data: &[u8]| {
         }
     }
 });
+
+// Half of the time whole lines: what goes wrong between two settings needs both, and each of them right.
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    let mut rng = fastrand::Rng::with_seed(seed.into());
+    if rng.bool() {
+        return fuzzer_mutate(data, size, max_size);
+    }
+    let mut lines: Vec<Vec<u8>> = data[..size].split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    for _ in 0..rng.usize(1..4) {
+        let at = rng.usize(0..=lines.len());
+        match rng.u8(0..3) {
+            0 if at < lines.len() => drop(lines.remove(at)),
+            1 if at < lines.len() => {
+                let line = lines.remove(at);
+                lines.insert(rng.usize(0..=lines.len()), line);
+            }
+            _ => lines.insert(at, rng.choice(vocabulary()).copied().unwrap_or_default().to_vec()),
+        }
+    }
+    let text = lines.join(&b'\n');
+    let size = text.len().min(max_size);
+    data[..size].copy_from_slice(&text[..size]);
+    size
+});
+
+/// Lines that mean something: the reference file shows every key, commented out or not.
+fn vocabulary() -> &'static [&'static [u8]] {
+    static LINES: OnceLock<Vec<&[u8]>> = OnceLock::new();
+    const FILE: &str = include_str!("../../../config/sidestep.toml");
+    const MORE: [&str; 3] = [
+        include_str!("../seeds/settings/environment-alone"),
+        include_str!("../seeds/settings/file-and-environment"),
+        include_str!("../seeds/settings/open-doors"),
+    ];
+    LINES.get_or_init(|| {
+        let settings = FILE.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+        let settings = settings.filter(|line| !line.starts_with(' ') && !line.is_empty());
+        settings.chain(MORE.into_iter().flat_map(str::lines)).map(str::as_bytes).collect()
+    })
+}
 
 fn leaks(text: &str) -> bool {
     SECRET.split('<').any(|half| text.contains(half))
