@@ -122,7 +122,8 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
     let backends = backends.iter().map(|backend| {
         let host = format!("{}.test", backend.name);
         let origin = Origin { tls: false, host, port: 80, path_prefix: String::new(), http2: false };
-        (Arc::from(backend.name.as_str()), origin, Credential::ApiKey(key_of(&backend.name).into()))
+        let credential = Credential::ApiKey(key_of(&backend.name).into());
+        (Arc::from(backend.name.as_str()), origin, credential, backend.serves.clone())
     });
     let settings = EdgeSettings {
         generation,
