@@ -12,6 +12,7 @@ mod framing;
 mod front;
 mod life;
 mod operators;
+mod peers;
 mod process;
 mod raw;
 mod secrets;
