@@ -4,6 +4,7 @@
 mod bounds;
 mod bytes;
 mod crowd;
+mod descriptors;
 mod doors;
 mod failover;
 mod failures;
