@@ -3,8 +3,8 @@
 //! One backend is always well, so the oracle is short. A harmless request must be answered 200; a JSON answer is
 //! also whole. What may go wrong, each counted by its cause:
 //! - a stream whose backend fails after its first words has reached the caller cannot fail over: it ends with an
-//!   error event or without its proper end, and never looks complete (`cut after commit`). A backend that ends a
-//!   stream by HTTP's rules, only too soon, passes as it is (`ended too soon by the backend`);
+//!   error event or without its proper end, and never looks complete (`cut after commit`). What a backend itself
+//!   ends by HTTP's rules passes as it is: with its own error event, or too soon (`ended too soon by the backend`);
 //! - a request that must not be repeated may be told of a failure of the one backend that may have begun on it,
 //!   5xx or 408 (`not harmless`), but never of throttling or of our own credentials;
 //! - a 408 is tried once more and no further, so two backends with one each are seen (`two 408s`);
@@ -41,8 +41,8 @@ pub(crate) async fn call(address: SocketAddr, mut rng: Rng) -> End {
         9 | 10 => stream(caller, RESPONSES, &ask(RESPONSE_STREAMED), Duration::ZERO).await,
         11 => stream(caller, CHAT, &ask(STREAMED), Duration::from_millis(rng.u64(1..40))).await,
         12 => harmful(caller, &ask(BACKGROUND)).await,
-        13 => leave(caller, &ask(QUESTION), rng.u64(..60)).await,
-        _ => leave(caller, &ask(STREAMED), rng.u64(..120)).await,
+        13 => leave(whole(caller, CHAT, &ask(QUESTION)), rng.u64(..60)).await,
+        _ => leave(stream(caller, CHAT, &ask(STREAMED), Duration::ZERO), rng.u64(..120)).await,
     }
 }
 
@@ -90,18 +90,16 @@ async fn stream(caller: Caller, path: &str, body: &str, pause: Duration) -> End 
         ["\"error\":{", "response.failed", "event: error"].iter().any(|word| reply.seen.contains(word));
     match (whole, ended, failed) {
         (true, true, false) => Ok("served"),
-        (_, _, true) | (false, false, false) => Ok("cut after commit"),
+        (true, _, true) => Ok("error told by the backend after its first words"),
+        (false, _, true) => Ok("cut after commit, told by an error event"),
+        (false, false, false) => Ok("cut after commit"),
         (true, false, false) => Ok("ended too soon by the backend"),
         // All that matters came, then the connection broke.
         (false, true, false) => Ok("broken after the last event"),
     }
 }
 
-async fn leave(caller: Caller, body: &str, after: u64) -> End {
-    let staying = async {
-        drop(begun(caller, CHAT, body).await.map(Reply::whole)?.await);
-        Ok::<(), String>(())
-    };
-    let _left = tokio::time::timeout(Duration::from_millis(after), staying).await;
-    Ok("left")
+/// What was there before it left must be right all the same.
+async fn leave(staying: impl Future<Output = End>, after: u64) -> End {
+    tokio::time::timeout(Duration::from_millis(after), staying).await.unwrap_or(Ok("left"))
 }
