@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::conversation::converse;
 use crate::fixture::caller::{Reply, post};
 use crate::fixture::{CHAT, Caller, QUESTION, RESPONSE_STREAMED, RESPONSES, STREAMED, within};
 
@@ -33,7 +34,8 @@ pub(crate) async fn call(address: SocketAddr, mut rng: Rng) -> End {
     let caller = if rng.u8(..3) == 0 { Caller::http2(address) } else { Caller::http1(address) };
     let somebody = format!("Is {} there?", rng.u32(..));
     let ask = |body: &str| body.replace("Is anyone there?", &somebody);
-    match rng.u8(..16) {
+    match rng.u8(..17) {
+        16 => converse(address, rng.bool(), &ask(QUESTION)).await,
         0..=3 => whole(caller, CHAT, &ask(QUESTION)).await,
         4 => whole(caller, EMBEDDINGS, &ask(TEXT)).await,
         5 => whole(caller, RESPONSES, &ask(RESPONSE)).await,

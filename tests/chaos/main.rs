@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod callers;
+mod conversation;
 #[path = "../it/fixture/mod.rs"]
 #[expect(dead_code, reason = "what the scenarios of tests/it need besides")]
 mod fixture;
