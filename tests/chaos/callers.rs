@@ -2,9 +2,10 @@
 //!
 //! One backend is always well, so the oracle is short. A harmless request must be answered 200; a JSON answer is
 //! also whole. What may go wrong, each counted by its cause:
-//! - a stream whose backend fails after its first words has reached the caller cannot fail over: it ends with an
-//!   error event or without its proper end, and never looks complete (`cut after commit`). What a backend itself
-//!   ends by HTTP's rules passes as it is: with its own error event, or too soon (`ended too soon by the backend`);
+//! - a stream whose backend fails after its first words have reached the caller cannot fail over: it ends with an
+//!   error event or without its proper end (`cut after commit`), and never looks complete, not even where the
+//!   backend ended it by HTTP's rules, only too soon. An error event of the backend's own passes as it is
+//!   (`error told by the backend`);
 //! - a request that must not be repeated may be told of a failure of the one backend that may have begun on it,
 //!   5xx or 408 (`not harmless`), but never of throttling or of our own credentials;
 //! - a 408 is tried once more and no further, so two backends with one each are seen (`two 408s`);
@@ -92,10 +93,10 @@ async fn stream(caller: Caller, path: &str, body: &str, pause: Duration) -> End 
         ["\"error\":{", "response.failed", "event: error"].iter().any(|word| reply.seen.contains(word));
     match (whole, ended, failed) {
         (true, true, false) => Ok("served"),
-        (true, _, true) => Ok("error told by the backend after its first words"),
+        (true, _, true) => Ok("error told by the backend"),
         (false, _, true) => Ok("cut after commit, told by an error event"),
         (false, false, false) => Ok("cut after commit"),
-        (true, false, false) => Ok("ended too soon by the backend"),
+        (true, false, false) => Err(format!("a cut stream looks complete: {}", reply.seen)),
         // All that matters came, then the connection broke.
         (false, true, false) => Ok("broken after the last event"),
     }

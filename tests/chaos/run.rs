@@ -30,6 +30,9 @@ const AT_ONCE: usize = 300;
 /// Between two reloads: they also end refusals that would spare a backend its trouble.
 const RELOAD: Duration = Duration::from_secs(15);
 
+/// Between two words on how it goes.
+const TELL: Duration = Duration::from_secs(60);
+
 /// What to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -116,7 +119,7 @@ impl Stage {
     /// Calls at a steady rate for so long.
     async fn crowd(&self, plan: Plan, lasts: Duration, rng: &mut Rng, book: &mut Book) {
         let began = Instant::now();
-        let mut reloaded = began;
+        let (mut reloaded, mut told) = (began, began);
         let mut beat = interval(Duration::from_secs(1) / u32::try_from(plan.per_second).unwrap());
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut crowd = JoinSet::new();
@@ -133,6 +136,15 @@ impl Stage {
             if reloaded.elapsed() > RELOAD {
                 self.balancer.reload(settings(&self.text)).unwrap();
                 reloaded = Instant::now();
+            }
+            if told.elapsed() > TELL {
+                let (ended, open) = (book.ends.values().sum::<u64>(), descriptors());
+                say(&format!(
+                    "{:?}: {ended} requests, {} KiB, {open} descriptors",
+                    began.elapsed(),
+                    memory()
+                ));
+                told = Instant::now();
             }
         }
         while let Some(ended) = crowd.join_next().await {
