@@ -211,11 +211,13 @@ impl Upstream {
         *request.method_mut() = method;
         *request.headers_mut() = headers;
         *request.uri_mut() = Uri::from(path);
-        if self.origin.http2 {
-            if let Some(sender) = self.kept_http2(reuse) {
-                return self.send_http2(sender, request, true).await;
-            }
-        } else if reuse == Reuse::Allowed
+        if self.origin.http2
+            && let Some(sender) = self.kept_http2(reuse)
+        {
+            return self.send_http2(sender, request, true).await;
+        }
+        // Also where HTTP/2 was wanted: the backend may have agreed on HTTP/1.1 only.
+        if reuse == Reuse::Allowed
             && let Some(line) = self.idle.take().await
         {
             return self.send_http1(line, request, true).await;
@@ -237,6 +239,12 @@ impl Upstream {
         reused: bool,
     ) -> Result<Response<Answer>, SendError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
+        // hyper tells no length of an empty body, and Azure's front answers 411 to a POST without one.
+        if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+            && request.body().is_end_stream()
+        {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let mut answer = std::pin::pin!(line.sender.send_request(request));
         // The answer's future moves only when the connection is driven, which happens right here: it needs
         // no waker of its own, and a real one would wake this task once more for nothing.
