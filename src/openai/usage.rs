@@ -6,6 +6,8 @@ use serde::Deserialize;
 const KEY: &[u8] = b"\"usage\"";
 /// Longest usage object that is read, in bytes; real ones have a few hundred.
 const LONGEST: usize = 16 * 1024;
+/// No count is larger, whatever an answer says: sums of them stay sums.
+const MOST: u64 = u32::MAX as u64;
 
 /// The tokens of one answer, as Azure counted them. Zero where an operation has no such count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,11 +181,11 @@ fn read(object: &[u8]) -> Option<Usage> {
     let input = raw.prompt_tokens_details.or(raw.input_tokens_details);
     let output = raw.completion_tokens_details.or(raw.output_tokens_details);
     Some(Usage {
-        prompt,
-        cached: input.and_then(|details| details.cached_tokens).unwrap_or(0),
-        completion,
-        reasoning: output.and_then(|details| details.reasoning_tokens).unwrap_or(0),
-        total: raw.total_tokens.unwrap_or_else(|| prompt.saturating_add(completion)),
+        prompt: prompt.min(MOST),
+        cached: input.and_then(|details| details.cached_tokens).unwrap_or(0).min(MOST),
+        completion: completion.min(MOST),
+        reasoning: output.and_then(|details| details.reasoning_tokens).unwrap_or(0).min(MOST),
+        total: raw.total_tokens.unwrap_or_else(|| prompt.saturating_add(completion)).min(MOST),
     })
 }
 
@@ -222,6 +224,13 @@ mod tests {
     fn the_last_usage_counts_and_null_is_none() {
         assert_eq!(of(&[br#"{"usage":null}"#]), None);
         assert_eq!(of(&[br#"{"usage":null} {"usage":{"prompt_tokens":1}} {"usage":{"prompt_tokens":2,"total_tokens":2}} {"usage":null}"#]).map(|usage| usage.prompt), Some(2));
+    }
+
+    #[test]
+    fn counts_that_no_answer_has_are_capped() {
+        let text = br#"{"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":2}}"#;
+        let usage = of(&[text]);
+        assert_eq!(usage, Some(Usage { prompt: MOST, completion: 2, total: MOST, ..Usage::default() }));
     }
 
     #[test]
