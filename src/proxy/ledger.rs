@@ -135,7 +135,7 @@ impl Ledger {
             }
             None => None,
         };
-        self.tokens.map_or(0, |tokens| tokens.prompt + tokens.completion)
+        self.tokens.map_or(0, |tokens| tokens.prompt.saturating_add(tokens.completion))
     }
 
     /// The answer is ours.

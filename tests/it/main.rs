@@ -16,5 +16,6 @@ mod operators;
 mod process;
 mod raw;
 mod secrets;
+mod settling;
 mod simulator;
 mod streams;
