@@ -15,12 +15,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::pacing::{Pace, Paced};
 pub use super::stop::{LocalStop, Stop};
+use super::watched::Watched;
 
 /// The error a body ends with when its connection is to be aborted.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -179,7 +181,7 @@ pub async fn serve_connection<H: Handler>(
     if http2 {
         serve_http2(stream, peer, handler, limits, ear).await;
     } else {
-        serve_http1(stream, peer, handler, limits, ear).await;
+        serve_http1(Watched::new(stream), peer, handler, limits, ear).await;
     }
 }
 
@@ -219,8 +221,9 @@ async fn speaks_http2(stream: &TcpStream, limit: Duration) -> io::Result<bool> {
     timeout(limit, whole).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn serve_http1<H: Handler>(
-    stream: TcpStream,
+/// Serves one connection that speaks HTTP/1.1, over whatever carries it, until it ends or `ear` hears otherwise.
+pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
+    stream: S,
     peer: Peer,
     handler: Rc<H>,
     limits: ServerLimits,
