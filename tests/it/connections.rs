@@ -248,3 +248,23 @@ async fn a_caller_that_leaves_with_its_next_request_already_here_is_noticed() {
     eventually("the place is free", || stage.backend("east").in_flight == 0).await;
     assert_eq!(stage.backend("east").failed_total, 0);
 }
+
+#[tokio::test]
+async fn a_caller_that_takes_nothing_does_not_hold_its_place_for_ever() {
+    let east = PlayedBackend::listen().await;
+    let limits = "[limits]\nwrite_idle = \"300ms\"";
+    let stage = Scene::default().played("east", 1, east.address).toml(limits).start();
+    let length = QUESTION.len();
+    let mut wire = Wire::connect(stage.balancer.address()).await;
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+    wire.write(format!("{head}{QUESTION}")).await;
+    let (mut backend, _) = east.request().await;
+    backend.write("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
+    let piece = vec![b'x'; 1 << 20];
+    let writing =
+        async { while tokio::io::AsyncWriteExt::write_all(&mut backend.socket, &piece).await.is_ok() {} };
+    within("the backend hears of it", writing).await;
+    eventually("the place is free", || stage.backend("east").in_flight == 0).await;
+    assert_eq!(stage.backend("east").failed_total, 0);
+    drop(wire);
+}
