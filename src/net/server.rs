@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::pacing::{Pace, Paced};
 pub use super::stop::{LocalStop, Stop};
+use super::watched::Watched;
 
 /// The error a body ends with when its connection is to be aborted.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -42,6 +43,8 @@ pub struct ServerLimits {
     pub header_time: Duration,
     /// An idle keep-alive connection.
     pub idle: Duration,
+    /// A caller on HTTP/1.1 that takes nothing of its answer.
+    pub write_idle: Duration,
 }
 
 impl Default for ServerLimits {
@@ -52,6 +55,7 @@ impl Default for ServerLimits {
             header_bytes: 64 * 1024,
             header_time: Duration::from_secs(10),
             idle: Duration::from_secs(3600),
+            write_idle: Duration::from_secs(600),
         }
     }
 }
@@ -180,7 +184,7 @@ pub async fn serve_connection<H: Handler>(
     if http2 {
         serve_http2(stream, peer, handler, limits, ear).await;
     } else {
-        serve_http1(stream, peer, handler, limits, ear).await;
+        serve_http1(Watched::new(stream), peer, handler, limits, ear).await;
     }
 }
 
@@ -229,7 +233,8 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
     ear: super::stop::Ear,
 ) {
     let pace = Pace::new();
-    let io = TokioIo::new(Paced::new(stream, pace.clone(), limits.header_time, limits.idle));
+    let paced = Paced::new(stream, pace.clone(), limits.header_time, limits.idle, limits.write_idle);
+    let io = TokioIo::new(paced);
     let service = hyper::service::service_fn(move |request| {
         pace.busy();
         let (handler, pace) = (Rc::clone(&handler), pace.clone());

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::PrivateKeyDer;
 use sidestep::net::server::{BodyError, Handler, Peer, ServerLimits, Stop};
 use sidestep::net::workers::Workers;
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::fixture::backend::{PlayedBackend, answer};
+use super::fixture::backend::{PlayedBackend, answer, request};
 use super::fixture::caller::post;
 use super::fixture::wire::{Ending, Wire};
 use super::fixture::{CHAT, QUESTION, Scene, eventually, within};
@@ -71,22 +71,31 @@ async fn who_was_let_in_by_the_kernel_before_a_drain_is_served() {
 }
 
 #[tokio::test]
-async fn a_request_cut_by_the_drains_end_is_written_down() {
-    for abort in [false, true, false, true] {
+async fn requests_cut_by_the_end_are_all_written_down() {
+    const REQUESTS: usize = 100;
+    for abort in [false, true] {
         let east = PlayedBackend::listen().await;
         let server = "drain_delay = \"1ms\"\ndrain_timeout = \"50ms\"";
         let stage = Scene::default().played("east", 1, east.address).server(server).start();
         let caller = stage.caller();
-        let asking = tokio::spawn(async move { caller.try_send(post(CHAT, QUESTION)).await.is_ok() });
-        let _held = east.request().await;
+        let mut held = Vec::new();
+        for _ in 0..REQUESTS {
+            let asking = tokio::spawn(async move { caller.try_send(post(CHAT, QUESTION)).await.is_ok() });
+            held.push((asking, east.request().await));
+        }
         if abort {
             stage.balancer.abort();
         } else {
             stage.balancer.drain();
         }
-        eventually("the end", || stage.balancer.ended()).await;
-        assert!(stage.log().contains("\"request\""), "{}", stage.log());
-        assert!(!asking.await.unwrap());
+        let ended = async {
+            while !stage.balancer.ended() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the end", ended).await;
+        assert_eq!(stage.log().matches("\"request\"").count(), REQUESTS);
+        drop(held);
     }
 }
 
@@ -179,4 +188,92 @@ async fn operators_have_a_bound_of_connections_too() {
         }
     };
     within("room for an operator", asked).await;
+}
+
+/// A backend in HTTP/2 with one stream on each connection. It answers while `goes` says so.
+async fn narrow_backend(goes: watch::Receiver<bool>) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (goes, counted) = (goes.clone(), Arc::clone(&counted));
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let (mut goes, counted) = (goes.clone(), Arc::clone(&counted));
+                async move {
+                    let _all = request.into_body().collect().await;
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    let _gone = goes.wait_for(|goes| *goes).await;
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("{}"))))
+                }
+            });
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder.max_concurrent_streams(1);
+            tokio::spawn(builder.serve_connection(TokioIo::new(socket), service));
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn at_the_stream_limit_of_a_backend_another_connection_is_opened() {
+    let (goes, going) = watch::channel(true);
+    let (address, count) = narrow_backend(going).await;
+    let stage = Scene::default().played("east", 1, address).backend("east", "http2 = true").start();
+    assert_eq!(stage.chat().await.status, 200);
+    goes.send_replace(false);
+    let caller = stage.caller();
+    let asking: Vec<_> =
+        (0..3).map(|_| tokio::spawn(async move { caller.post(CHAT, QUESTION).await.status })).collect();
+    eventually("all are there", || count.load(Ordering::Relaxed) == 4).await;
+    goes.send_replace(true);
+    for asked in asking {
+        assert_eq!(asked.await.unwrap(), 200);
+    }
+    assert_eq!(stage.chat().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_with_its_next_request_already_here_is_noticed() {
+    let east = PlayedBackend::listen().await;
+    let stage = Scene::default().played("east", 1, east.address).start();
+    let length = QUESTION.len();
+    let one =
+        format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{QUESTION}");
+    let mut wire = Wire::connect(stage.balancer.address()).await;
+    wire.write(format!("{one}{one}")).await;
+    let (mut backend, _) = east.request().await;
+    backend.write(answer("200 OK", "", "{}")).await;
+    request(&mut backend).await;
+    backend.write(answer("200 OK", "", "{}")).await;
+    for _ in 0..2 {
+        assert!(wire.until("\r\n\r\n{}").await.starts_with("HTTP/1.1 200"));
+    }
+    wire.write(format!("{one}{one}")).await;
+    request(&mut backend).await;
+    drop(wire);
+    eventually("the place is free", || stage.backend("east").in_flight == 0).await;
+    assert_eq!(stage.backend("east").failed_total, 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_takes_nothing_does_not_hold_its_place_for_ever() {
+    let east = PlayedBackend::listen().await;
+    let limits = "[limits]\nwrite_idle = \"300ms\"";
+    let stage = Scene::default().played("east", 1, east.address).toml(limits).start();
+    let length = QUESTION.len();
+    let mut wire = Wire::connect(stage.balancer.address()).await;
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+    wire.write(format!("{head}{QUESTION}")).await;
+    let (mut backend, _) = east.request().await;
+    backend.write("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
+    let piece = vec![b'x'; 1 << 20];
+    let writing =
+        async { while tokio::io::AsyncWriteExt::write_all(&mut backend.socket, &piece).await.is_ok() {} };
+    within("the backend hears of it", writing).await;
+    eventually("the place is free", || stage.backend("east").in_flight == 0).await;
+    assert_eq!(stage.backend("east").failed_total, 0);
+    drop(wire);
 }
