@@ -115,8 +115,10 @@ pub(super) fn exhausted(view: View<'_>, rng: &mut Rng) -> Exhausted {
     }
     let census = Census::take(view, rng);
     if census.drawn.is_some() || view.attempts.was_throttled {
-        // A lane throttled for this very request may be back already; then the shortest wait is the honest one.
-        let recovery = census.drawn.map_or(Duration::ZERO, |until| until.saturating_duration_since(view.now));
+        // A lane throttled for this very request may be too small for it as well, or be back already; then the
+        // shortest wait is the honest one.
+        let until = census.drawn.or_else(|| soonest_of_too_small(view));
+        let recovery = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(view.now));
         return Exhausted::Throttled { wait: wait(recovery, rng) };
     }
     let unable = census.refused + census.absent + census.unsupported + census.no_credential;
@@ -124,6 +126,12 @@ pub(super) fn exhausted(view: View<'_>, rng: &mut Rng) -> Exhausted {
         return Exhausted::TooLarge;
     }
     Exhausted::Spent { cause: cause(&census, view) }
+}
+
+/// When the first of the lanes that a size mark keeps away ends its cooldown.
+fn soonest_of_too_small(view: View<'_>) -> Option<Instant> {
+    let too_small = view.serving().filter(|candidate| view.standing(candidate) == Standing::TooLarge);
+    too_small.filter_map(|candidate| Some(candidate.lane.cooldown(view.now)?.until)).min()
 }
 
 fn cause(census: &Census, view: View<'_>) -> Cause {

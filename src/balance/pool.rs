@@ -20,7 +20,7 @@ use super::exhaustion::{self, Exhausted};
 use super::health::Failure;
 use super::lane::{self, Lane, Quota, Throttling};
 use super::reason::{AttemptFailure, Reason};
-use super::routes::{Lanes, Routes, Way};
+use super::routes::{Found, Lanes, Routes, Way};
 use super::snapshot::{self, PoolSnapshot};
 use super::verdict::Verdict;
 use super::{BackendSettings, PoolSettings};
@@ -61,6 +61,8 @@ pub struct Pick {
     slot: usize,
     stamp: u64,
     route: Option<usize>,
+    /// Its name has no lane of its own, and travels on the unnamed one.
+    passing: bool,
     number: u64,
     family: &'static str,
     operation: &'static str,
@@ -149,6 +151,7 @@ impl Pool {
             slot,
             stamp: lane.stamp,
             route,
+            passing: lane.name.is_empty() && !matches!(found, Found::Unnamed),
             number: self.picks,
             family: ask.family,
             operation: ask.operation,
@@ -449,7 +452,9 @@ impl Pool {
     }
 
     fn absent(&mut self, now: Instant, pick: &Pick) {
-        if self.lane(pick).is_some_and(|lane| lane.set_absent(now))
+        // What one name lacks says nothing of the others on that lane.
+        if !pick.passing
+            && self.lane(pick).is_some_and(|lane| lane.set_absent(now))
             && let Some((backend, deployment)) = self.names(pick)
         {
             self.changes.push(Change::Absent { backend, deployment, duration: lane::ABSENT });
@@ -458,7 +463,8 @@ impl Pool {
 
     fn unsupported(&mut self, now: Instant, pick: &Pick) {
         let operation = pick.operation;
-        if self.lane(pick).is_some_and(|lane| lane.set_lacking(now, operation))
+        if !pick.passing
+            && self.lane(pick).is_some_and(|lane| lane.set_lacking(now, operation))
             && let Some((backend, deployment)) = self.names(pick)
         {
             self.changes.push(Change::Unsupported { backend, deployment, operation, duration: lane::ABSENT });

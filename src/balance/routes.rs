@@ -2,7 +2,7 @@
 //!
 //! A caller that invents names must cost nothing lasting: routes and lanes are at most `limits.lanes` (or as many as
 //! the settings name); the oldest that nobody ever served are forgotten first; when all are in use, a further name travels
-//! on the backends' unnamed lanes, without a memory of its own.
+//! on the lanes that are there already, else on the backends' unnamed ones, without a memory of its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -249,8 +249,9 @@ impl Routes {
     fn unnamed_ways(&self, name: &str, backends: &[Backend]) -> Ways {
         let ways = backends.iter().zip(&self.unnamed).map(|(backend, unnamed)| {
             let there = backend.settings.deployments.there(name)?;
-            let there = (there != name).then(|| Arc::from(there));
-            Some(Way { lane: unnamed.as_ref()?.lane, there })
+            // A lane that is there already has its own state.
+            let lane = backend.lanes.get(there).copied().unwrap_or(unnamed.as_ref()?.lane);
+            Some(Way { lane, there: (there != name).then(|| Arc::from(there)) })
         });
         ways.collect()
     }

@@ -1,9 +1,11 @@
 //! One new connection to a backend: name look-up, TCP, TLS.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,7 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -93,25 +95,45 @@ pub fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsProblem> {
     Ok(config)
 }
 
+/// What connections are made of.
+#[derive(Clone, Debug, Default)]
+pub enum Connector {
+    /// Sockets.
+    #[default]
+    Network,
+    /// Pipes within one thread, so that all of a balancer can run on paused time: a peer outside the runtime
+    /// would make the clock jump.
+    Memory(Rc<dyn InMemory>),
+}
+
+/// Stands in for the network.
+pub trait InMemory: fmt::Debug {
+    /// One new connection to `origin`, never encrypted. Called and polled in the task of whoever needs it, and
+    /// dropped when that takes too long.
+    fn connect(&self, origin: &Origin) -> Pin<Box<dyn Future<Output = io::Result<DuplexStream>>>>;
+}
+
 /// Connects to `origin` within `limit`.
 ///
 /// # Errors
 /// What failed; nothing of a request was sent.
 pub(crate) async fn connect(
+    connector: &Connector,
     origin: &Origin,
     tls: &Arc<ClientConfig>,
     limit: Duration,
 ) -> Result<Socket, ConnectError> {
     let connecting = async {
+        if let Connector::Memory(memory) = connector {
+            let stream = memory.connect(origin).await.map_err(unanswered)?;
+            return Ok(Socket::Memory { stream });
+        }
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host((origin.host.as_str(), origin.port))
             .await
             .map_err(ConnectError::Dns)?
             .take(MOST_ADDRESSES)
             .collect();
-        let stream = first_to_answer(&addresses).await.map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => ConnectError::Refused(error),
-            _ => ConnectError::Tcp(error),
-        })?;
+        let stream = first_to_answer(&addresses).await.map_err(unanswered)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
         // A convenience: without it a dead peer is noticed later.
         let _kept = SockRef::from(&stream)
@@ -126,6 +148,13 @@ pub(crate) async fn connect(
         Ok(Socket::Tls { stream: Box::new(stream) })
     };
     timeout(limit, connecting).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+fn unanswered(error: io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused(error),
+        _ => ConnectError::Tcp(error),
+    }
 }
 
 /// Tries the addresses in turn, each a little after the one before, and takes the first that answers.
@@ -166,6 +195,7 @@ pin_project_lite::pin_project! {
     pub(crate) enum Socket {
         Plain { #[pin] stream: TcpStream },
         Tls { #[pin] stream: Box<TlsStream<TcpStream>> },
+        Memory { #[pin] stream: DuplexStream },
     }
 }
 
@@ -173,7 +203,7 @@ impl Socket {
     /// Whether the peer agreed on HTTP/2 by ALPN.
     pub(crate) fn agreed_on_http2(&self) -> bool {
         match self {
-            Self::Plain { .. } => false,
+            Self::Plain { .. } | Self::Memory { .. } => false,
             Self::Tls { stream } => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
@@ -184,6 +214,7 @@ impl AsyncRead for Socket {
         match self.project() {
             SocketProjection::Plain { stream } => stream.poll_read(cx, buf),
             SocketProjection::Tls { stream } => stream.poll_read(cx, buf),
+            SocketProjection::Memory { stream } => stream.poll_read(cx, buf),
         }
     }
 }
@@ -193,6 +224,7 @@ impl AsyncWrite for Socket {
         match self.project() {
             SocketProjection::Plain { stream } => stream.poll_write(cx, buf),
             SocketProjection::Tls { stream } => stream.poll_write(cx, buf),
+            SocketProjection::Memory { stream } => stream.poll_write(cx, buf),
         }
     }
 
@@ -200,6 +232,7 @@ impl AsyncWrite for Socket {
         match self.project() {
             SocketProjection::Plain { stream } => stream.poll_flush(cx),
             SocketProjection::Tls { stream } => stream.poll_flush(cx),
+            SocketProjection::Memory { stream } => stream.poll_flush(cx),
         }
     }
 
@@ -207,6 +240,7 @@ impl AsyncWrite for Socket {
         match self.project() {
             SocketProjection::Plain { stream } => stream.poll_shutdown(cx),
             SocketProjection::Tls { stream } => stream.poll_shutdown(cx),
+            SocketProjection::Memory { stream } => stream.poll_shutdown(cx),
         }
     }
 
@@ -218,6 +252,7 @@ impl AsyncWrite for Socket {
         match self.project() {
             SocketProjection::Plain { stream } => stream.poll_write_vectored(cx, bufs),
             SocketProjection::Tls { stream } => stream.poll_write_vectored(cx, bufs),
+            SocketProjection::Memory { stream } => stream.poll_write_vectored(cx, bufs),
         }
     }
 
@@ -225,6 +260,7 @@ impl AsyncWrite for Socket {
         match self {
             Self::Plain { stream } => stream.is_write_vectored(),
             Self::Tls { stream } => stream.is_write_vectored(),
+            Self::Memory { stream } => stream.is_write_vectored(),
         }
     }
 }

@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use thiserror::Error;
 
-use super::connect::{ConnectError, Socket, TlsProblem, connect, tls_config};
+use super::connect::{ConnectError, Connector, Socket, TlsProblem, connect, tls_config};
 use super::idle::Idle;
 use super::server::{BodyError, LocalExecutor};
 
@@ -148,6 +148,7 @@ pub struct Upstream {
     authority: Authority,
     host: HeaderValue,
     tls: Arc<ClientConfig>,
+    connector: Connector,
     connect_timeout: Duration,
     idle: Rc<Idle<Line>>,
     http2: RefCell<Option<http2::SendRequest<RequestBody>>>,
@@ -164,6 +165,19 @@ impl Upstream {
     /// # Errors
     /// The host is not one that HTTP can name.
     pub fn new(origin: Origin, tls: &Tls, connect_timeout: Duration) -> Result<Self, UnusableOrigin> {
+        Self::over(&Connector::Network, origin, tls, connect_timeout)
+    }
+
+    /// The same over another network than the machine's.
+    ///
+    /// # Errors
+    /// The host is not one that HTTP can name.
+    pub fn over(
+        connector: &Connector,
+        origin: Origin,
+        tls: &Tls,
+        connect_timeout: Duration,
+    ) -> Result<Self, UnusableOrigin> {
         let text = origin.authority();
         let authority: Authority = text.parse().map_err(|_| UnusableOrigin(text.clone()))?;
         let host = HeaderValue::from_str(&text).map_err(|_| UnusableOrigin(text))?;
@@ -173,6 +187,7 @@ impl Upstream {
             authority,
             host,
             tls,
+            connector: connector.clone(),
             connect_timeout,
             idle: Rc::default(),
             http2: RefCell::default(),
@@ -196,16 +211,18 @@ impl Upstream {
         *request.method_mut() = method;
         *request.headers_mut() = headers;
         *request.uri_mut() = Uri::from(path);
-        if self.origin.http2 {
-            if let Some(sender) = self.kept_http2(reuse) {
-                return self.send_http2(sender, request, true).await;
-            }
-        } else if reuse == Reuse::Allowed
+        if self.origin.http2
+            && let Some(sender) = self.kept_http2(reuse)
+        {
+            return self.send_http2(sender, request, true).await;
+        }
+        // Also where HTTP/2 was wanted: the backend may have agreed on HTTP/1.1 only.
+        if reuse == Reuse::Allowed
             && let Some(line) = self.idle.take().await
         {
             return self.send_http1(line, request, true).await;
         }
-        let socket = connect(&self.origin, &self.tls, self.connect_timeout).await?;
+        let socket = connect(&self.connector, &self.origin, &self.tls, self.connect_timeout).await?;
         if self.origin.http2 && (!self.origin.tls || socket.agreed_on_http2()) {
             let sender = self.open_http2(socket).await?;
             return self.send_http2(sender, request, false).await;
@@ -222,6 +239,12 @@ impl Upstream {
         reused: bool,
     ) -> Result<Response<Answer>, SendError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
+        // hyper tells no length of an empty body, and Azure's front answers 411 to a POST without one.
+        if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+            && request.body().is_end_stream()
+        {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let mut answer = std::pin::pin!(line.sender.send_request(request));
         // The answer's future moves only when the connection is driven, which happens right here: it needs
         // no waker of its own, and a real one would wake this task once more for nothing.

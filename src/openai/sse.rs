@@ -112,6 +112,10 @@ impl EventScanner {
     /// The next event that ends in `rest`, which is shortened to what comes after it; `None` when `rest` is used up.
     pub fn next(&mut self, rest: &mut &[u8]) -> Option<EventKind> {
         let chunk = *rest;
+        // An empty chunk is no border: a carriage return before it may still get its line feed.
+        if chunk.is_empty() {
+            return None;
+        }
         let mut start = 0;
         let mut at = 0;
         if std::mem::take(&mut self.after_return) && chunk.first() == Some(&b'\n') {
@@ -591,6 +595,13 @@ mod tests {
     fn data_on_several_lines_is_one_text() {
         assert_eq!(kinds(Api::Chat, "data: {\"choices\":\ndata: []}\n\n"), [EventKind::Prelude]);
         assert_eq!(kinds(Api::Chat, "\u{feff}data: {\"choices\":[]}\n\n"), [EventKind::Prelude]);
+    }
+
+    #[test]
+    fn an_empty_chunk_between_return_and_line_feed_ends_no_event() {
+        let (told, scanner) = fed(Api::Chat, &[b"data: [DO\r", b"", b"\ndata: NE]\r\n\r", b"", b"\n"]);
+        assert_eq!(told, [EventKind::Content]);
+        assert!(!scanner.inside_event());
     }
 
     #[test]

@@ -6,8 +6,9 @@ use serde::Deserialize;
 const KEY: &[u8] = b"\"usage\"";
 /// Longest usage object that is read, in bytes; real ones have a few hundred.
 const LONGEST: usize = 16 * 1024;
-/// No count is larger, whatever an answer says: sums of them stay sums.
-const MOST: u64 = u32::MAX as u64;
+/// No answer has more tokens of one kind: an object that says so is not believed, or sums over the life of a process
+/// could overflow.
+const MOST: u64 = 1 << 32;
 
 /// The tokens of one answer, as Azure counted them. Zero where an operation has no such count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,9 +78,10 @@ impl UsageScanner {
         let offset = chunk.len() - rest.len();
         let before = |at: usize| (offset + at).checked_sub(1).map_or(self.before, |at| chunk[at]);
         if let Some(at) = memmem::find(rest, KEY) {
-            if before(at) != b'\\' {
-                self.state = State::Value { colon: false };
+            if before(at) == b'\\' {
+                return at + 1;
             }
+            self.state = State::Value { colon: false };
             return at + KEY.len();
         }
         let tail = rest.len().saturating_sub(KEY.len() - 1);
@@ -180,13 +182,15 @@ fn read(object: &[u8]) -> Option<Usage> {
     let (prompt, completion) = (prompt.unwrap_or(0), completion.unwrap_or(0));
     let input = raw.prompt_tokens_details.or(raw.input_tokens_details);
     let output = raw.completion_tokens_details.or(raw.output_tokens_details);
-    Some(Usage {
-        prompt: prompt.min(MOST),
-        cached: input.and_then(|details| details.cached_tokens).unwrap_or(0).min(MOST),
-        completion: completion.min(MOST),
-        reasoning: output.and_then(|details| details.reasoning_tokens).unwrap_or(0).min(MOST),
-        total: raw.total_tokens.unwrap_or_else(|| prompt.saturating_add(completion)).min(MOST),
-    })
+    let usage = Usage {
+        prompt,
+        cached: input.and_then(|details| details.cached_tokens).unwrap_or(0),
+        completion,
+        reasoning: output.and_then(|details| details.reasoning_tokens).unwrap_or(0),
+        total: raw.total_tokens.unwrap_or_else(|| prompt.saturating_add(completion)),
+    };
+    let counts = [usage.prompt, usage.cached, usage.completion, usage.reasoning];
+    (counts.iter().all(|count| *count <= MOST) && usage.total <= 2 * MOST).then_some(usage)
 }
 
 #[cfg(test)]
@@ -227,13 +231,6 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_no_answer_has_are_capped() {
-        let text = br#"{"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":2}}"#;
-        let usage = of(&[text]);
-        assert_eq!(usage, Some(Usage { prompt: MOST, completion: 2, total: MOST, ..Usage::default() }));
-    }
-
-    #[test]
     fn embeddings_have_no_completion() {
         let usage = of(&[br#"{"data":[],"usage":{"prompt_tokens":8,"total_tokens":8}}"#]);
         assert_eq!(usage, Some(Usage { prompt: 8, total: 8, ..Usage::default() }));
@@ -251,6 +248,25 @@ mod tests {
             r#"{"usage":{"prompt_tokens":1"#,
         ] {
             assert_eq!(of(&[text.as_bytes()]), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_that_no_answer_has_are_not_believed() {
+        for count in [u64::MAX, u64::MAX / 2, MOST + 1] {
+            assert_eq!(of(&[format!("{{\"usage\":{{\"prompt_tokens\":{count}}}}}").as_bytes()]), None);
+            assert_eq!(
+                of(&[format!("{{\"usage\":{{\"prompt_tokens\":1,\"prompt_tokens_details\":{{\"cached_tokens\":{count}}}}}}}").as_bytes()]),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_that_begins_at_the_end_of_an_escaped_one_is_found_at_every_chunk_border() {
+        let bytes = br#"\"usage"usage":{"total_tokens":3}"#;
+        for cut in 0..bytes.len() {
+            assert_eq!(of(&[&bytes[..cut], &bytes[cut..]]).map(|usage| usage.total), Some(3), "cut at {cut}");
         }
     }
 

@@ -13,6 +13,7 @@ use super::ProxySettings;
 use crate::balance::Deployments;
 use crate::identity::callers::Callers;
 use crate::identity::{CallerSettings, Credential, UnsendableCredential};
+use crate::net::connect::Connector;
 use crate::net::upstream::{Origin, Tls, UnusableOrigin, Upstream};
 
 /// What an edge is made of; the same for all workers.
@@ -73,6 +74,14 @@ impl Edge {
     /// # Errors
     /// An address or a credential cannot be sent.
     pub fn new(settings: EdgeSettings) -> Result<Self, UnusableEdge> {
+        Self::over(&Connector::Network, settings)
+    }
+
+    /// The same over another network than the machine's.
+    ///
+    /// # Errors
+    /// An address or a credential cannot be sent.
+    pub fn over(connector: &Connector, settings: EdgeSettings) -> Result<Self, UnusableEdge> {
         let names = settings.backends.iter().map(|(name, ..)| Arc::clone(name)).collect();
         let mut backends = Vec::with_capacity(settings.backends.len());
         for (name, origin, credential, deployments) in settings.backends {
@@ -81,7 +90,7 @@ impl Edge {
             header.1.set_sensitive(true);
             backends.push(EdgeBackend {
                 path_prefix: origin.path_prefix.clone(),
-                upstream: Upstream::new(origin, &settings.tls, settings.connect_timeout)?,
+                upstream: Upstream::over(connector, origin, &settings.tls, settings.connect_timeout)?,
                 credential: header,
                 deployments,
                 name: HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("unnamed")),

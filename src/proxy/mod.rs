@@ -20,7 +20,7 @@ mod prelude;
 mod request;
 
 use std::rc::Rc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,11 @@ impl Shared {
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         Self { pool: Mutex::new(pool), health: Health::default(), buffered: AtomicUsize::new(0) }
+    }
+
+    /// Bytes of all buffered bodies together, now.
+    pub fn buffered(&self) -> usize {
+        self.buffered.load(Ordering::Relaxed)
     }
 
     /// The pool. Held for microseconds, never across an await. A panic while it was held cannot have left it

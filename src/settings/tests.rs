@@ -98,6 +98,35 @@ fn with_nothing_set_the_message_shows_the_lines_to_set() {
 }
 
 #[test]
+fn what_a_variable_holds_is_not_repeated_as_what_was_expected() {
+    for line in ["path_prefix = \"${X}\"", "listen = \":${X}\"", "listen = \"localhost:${X}\""] {
+        let told = with_backend_and(&format!("[server]\n{line}"), &[("X", "hunter2")]).unwrap_err();
+        assert_eq!(told.problems().len(), 1, "{told}");
+        assert!(!format!("{told}{told:?}").contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn names_that_a_path_or_a_multipart_body_would_read_otherwise_are_refused() {
+    for name in ["..", ".", ".a", "-", "--boundary"] {
+        for line in [format!("{name:?} = \"gpt-4o\""), format!("\"gpt-4o\" = {name:?}")] {
+            let backend = "url = \"https://west.openai.azure.com\"\napi_key = \"0123456789abcdef\"\n";
+            let file = format!("[[backends]]\n{backend}deployments = {{ {line} }}\n");
+            assert_eq!(
+                load(&text(&file), &Environment::default()).map(|_| ()).unwrap_err().problems().len(),
+                1
+            );
+        }
+    }
+    let told = from_environment(&[
+        ("BACKEND_1_URL", "https://west.openai.azure.com"),
+        ("BACKEND_1_APIKEY", KEY),
+        ("BACKEND_1_DEPLOYMENT_NAME", ".."),
+    ]);
+    assert_eq!(keys(&told), ["BACKEND_1_DEPLOYMENT_NAME"]);
+}
+
+#[test]
 fn a_file_that_was_named_must_be_there() {
     let result = load(&Source::File("/nonexistent/sidestep.toml".into()), &variables(&[]));
     assert_eq!(keys(&result), ["--config"]);

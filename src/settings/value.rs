@@ -109,8 +109,13 @@ pub(crate) fn boolean(text: &str) -> Result<bool, String> {
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
     text.parse().map_err(|_| match text.rsplit_once(':') {
-        Some(("", port)) => format!("an address and a port: \"127.0.0.1:{port}\" or \"0.0.0.0:{port}\""),
-        Some(("localhost", port)) => format!("an address, not a name: \"127.0.0.1:{port}\""),
+        // Only a port is repeated: anything else may have come from a variable that holds a secret.
+        Some(("", port)) if port.parse::<u16>().is_ok() => {
+            format!("an address and a port: \"127.0.0.1:{port}\" or \"0.0.0.0:{port}\"")
+        }
+        Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
+            format!("an address, not a name: \"127.0.0.1:{port}\"")
+        }
         _ => "an address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
     })
 }
@@ -127,10 +132,11 @@ pub(crate) fn listen_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
 pub(crate) fn name(text: &str) -> Result<String, String> {
     let text = text.trim();
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+    // The first character sets it apart from a dot segment of a path and from the border of a multipart body.
+    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with(['.', '-']) {
         Ok(text.to_owned())
     } else {
-        Err("1 to 64 letters, digits, dots, dashes or underscores".to_owned())
+        Err("1 to 64 letters, digits, dots, dashes or underscores, the first no dot or dash".to_owned())
     }
 }
 
@@ -161,7 +167,7 @@ pub(crate) fn path_prefix(text: &str) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b);
     let plain = |segment: &&str| !matches!(*segment, "." | "..") && segment.bytes().all(allowed);
     if !segments.is_empty() && !text.starts_with('/') {
-        Err(format!("a path that begins with a slash: \"/{}\"", segments.join("/")))
+        Err("a path that begins with a slash, such as \"/team/llm\"".to_owned())
     } else if !segments.iter().all(plain) {
         Err("a plain path such as \"/team/llm\", without `%`, dot segments or blanks".to_owned())
     } else {

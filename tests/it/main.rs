@@ -3,6 +3,7 @@
 
 mod bounds;
 mod bytes;
+mod connections;
 mod crowd;
 mod doors;
 mod failover;

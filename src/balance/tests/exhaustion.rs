@@ -195,3 +195,14 @@ fn a_pool_without_backends_serves_nothing_and_does_not_panic() {
     assert_eq!(world.next(), Err(Exhausted::Unserved));
     assert!(world.pool.snapshot(world.now).backends.is_empty());
 }
+
+#[test]
+fn a_lane_that_is_throttled_and_size_marked_tells_the_cooldown() {
+    let mut world = World::ladder(1);
+    let (of_one, of_two) = (&mut Attempts::default(), &mut Attempts::default());
+    let (one, two) = (world.pick(of_one).unwrap(), world.pick(of_two).unwrap());
+    world.answer(one, 429, &[("retry-after", "40")], PEAK_LOAD, of_one);
+    world.answer(two, 429, &[("retry-after", "20")], "", of_two);
+    let told = world.pick(of_two).unwrap_err();
+    assert!(matches!(told, Exhausted::Throttled { wait } if wait >= seconds(20)), "{told:?}");
+}

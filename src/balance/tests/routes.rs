@@ -1,6 +1,6 @@
 //! Names, lanes, and the bound on both.
 
-use super::{Attempts, World, backend, seconds, settings};
+use super::{Attempts, NOT_FOUND, World, backend, seconds, settings};
 use crate::balance::{BackendSettings, Deployments, PoolSettings};
 use std::collections::BTreeMap;
 
@@ -92,6 +92,28 @@ fn when_every_lane_is_in_use_a_further_name_travels_on_the_unnamed_lane() {
     assert_eq!(lanes_of(&mut world, 1), [""]);
     world.pool.set_drained(0, false);
     assert_eq!(there(&mut world, Some("new")).as_deref(), Some("x"), "the name there is right all the same");
+}
+
+#[test]
+fn invented_names_beyond_the_bound_never_take_the_unnamed_lane_from_others() {
+    let mut world = World::with(PoolSettings { lanes: 1, ..settings(vec![backend("b", 1, 1)]) });
+    world.ask.deployment = Some("invented");
+    world.meet(404, &[], NOT_FOUND);
+    world.meet(400, &[], r#"{"error":{"code":"OperationNotSupported"}}"#);
+    world.ask.deployment = None;
+    assert_eq!(world.next(), Ok(0), "what one name lacks says nothing of the others");
+}
+
+#[test]
+fn a_name_beyond_the_bound_obeys_the_lane_that_it_leads_to() {
+    let mut world =
+        World::with(PoolSettings { lanes: 3, ..settings(vec![all_as("b", 1, "x"), backend("a", 2, 1)]) });
+    world.ask.deployment = Some("x");
+    assert_eq!(world.meet(429, &[("retry-after", "5")], ""), 0);
+    world.ask.deployment = Some("new");
+    assert_eq!(world.next(), Ok(1), "x cools, by whatever name it is called");
+    world.ask.deployment = None;
+    assert_eq!(world.next(), Ok(0));
 }
 
 #[test]
