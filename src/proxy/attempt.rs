@@ -87,6 +87,10 @@ impl Attempt<'_> {
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
         let sent = clock::now();
+        let backend = self.number(ledger);
+        if let Some(entry) = ledger {
+            entry.tries(backend);
+        }
         match waiting(ledger, self.exchange(understood, sent)).await {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
             Err(Broken::OutOfTime) => {
@@ -245,8 +249,10 @@ impl Attempt<'_> {
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
         let first_event = self.edge.settings.first_event_timeout.map(|limit| sent + limit);
-        let limits = prelude::Limits { first_event, deadline: self.deadline };
-        match waiting(ledger, prelude::open(&mut answer, self.api, limits)).await {
+        let buffered = self.edge.settings.buffered;
+        let limits = prelude::Limits { first_event, deadline: self.deadline, buffered };
+        let opening = prelude::open(&mut answer, self.api, limits, self.place.share());
+        match waiting(ledger, opening).await {
             Opened::Begun(held) => self.commit(head, answer, held, attempts, ledger),
             Opened::Failed(error, held) => {
                 let status = error.status();
@@ -305,7 +311,7 @@ impl Attempt<'_> {
     fn close(self, verdict: Verdict, attempts: &mut Attempts, ledger: &mut Option<Ledger>) {
         let backend = self.number(ledger);
         if let Some(entry) = ledger {
-            entry.attempts.push(backend, verdict.word());
+            entry.tried(backend, verdict.word());
         }
         self.place.report(clock::now(), verdict, attempts);
     }
@@ -353,7 +359,7 @@ impl Attempt<'_> {
         usage.feed(&body);
         let tokens = entry.count_tokens(usage.usage(), 0);
         let verdict = Verdict::Served { tokens };
-        entry.attempts.push(backend, verdict.word());
+        entry.tried(backend, verdict.word());
         entry.commit(now, head.status, backend);
         let explain = self.explain();
         self.place.served(now, &head.headers, verdict, attempts);
@@ -387,7 +393,7 @@ impl Attempt<'_> {
     ) -> Outcome {
         let backend = self.number(ledger);
         let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
-        entry.attempts.push(backend, verdict.word());
+        entry.tried(backend, verdict.word());
         entry.commit(clock::now(), head.status, backend);
         let explain = self.explain();
         let mut head = head;

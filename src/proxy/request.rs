@@ -46,7 +46,7 @@ enum Named {
 pub(super) enum Body {
     /// All of it: may be sent again. The share of all buffered bytes is given back with it.
     Whole(Bytes, #[expect(dead_code, reason = "held until the body goes")] Share),
-    /// More than may be kept: goes to one backend as it comes.
+    /// More than may be kept: goes to one backend as it comes. What has begun gives its share back once it was sent.
     Begun { begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64 },
 }
 
@@ -71,6 +71,18 @@ impl Share {
         }
         self.bytes += bytes;
         true
+    }
+}
+
+/// Bytes that give their share back when the last of them goes.
+struct Counted {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -118,11 +130,15 @@ impl Body {
                 let Some(most) = most.checked_sub(begun.len() as u64) else {
                     return Err(ProxyError::BodyTooLarge);
                 };
+                let begun = Bytes::from_owner(Counted { bytes: begun, _share: share });
                 return Ok(Self::Begun { begun: VecDeque::from([begun]), rest: body, length, most });
             }
         }
     }
 }
+
+/// So much room a body gets before it has come, in bytes, whatever length it tells.
+const ROOM: usize = 1024 * 1024;
 
 /// Frames put together; a body that came in one frame is not copied.
 enum Gathered {
@@ -137,7 +153,8 @@ impl Gathered {
             Self::Nothing => *self = Self::One(data),
             Self::One(first) => {
                 let known = length.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-                let mut many = BytesMut::with_capacity(known.max(first.len() + data.len()));
+                // What is told is not here yet: room for it comes with it.
+                let mut many = BytesMut::with_capacity(known.min(ROOM).max(first.len() + data.len()));
                 many.extend_from_slice(first);
                 many.extend_from_slice(&data);
                 *self = Self::Many(many);
@@ -291,5 +308,20 @@ impl Understood<'_> {
             }
             Body::Whole(..) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_told_length_makes_no_room_before_it_has_come() {
+        let mut gathered = Gathered::Nothing;
+        for _ in 0..3 {
+            gathered.push(Bytes::from_static(b"piece"), Some(1 << 30));
+        }
+        let Gathered::Many(many) = gathered else { panic!("three pieces are put together") };
+        assert!(many.len() == 15 && many.capacity() <= ROOM, "{}", many.capacity());
     }
 }

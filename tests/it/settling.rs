@@ -13,13 +13,15 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidestep::simulator::{Fault, FaultRule};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use super::fixture::backend::{EVENTS, PlayedBackend, answer, chunk};
-use super::fixture::{CHAT, QUESTION, STREAMED, Scene, Stage, eventually};
+use super::fixture::caller::post;
+use super::fixture::wire::Wire;
+use super::fixture::{CHAT, QUESTION, STREAMED, Scene, Stage, eventually, within};
 
 const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"word\"},\"index\":0}]}\n\n";
 
@@ -233,4 +235,89 @@ async fn in_a_stream_the_quota_headers_of_its_head_do_not_say_when_to_come_back(
     assert_eq!(answer.status, 429);
     let told = answer.number("retry-after-ms").unwrap();
     assert!(told <= 11_001, "{told} ms: nobody said how long, which makes ten seconds and a little spread");
+}
+
+#[tokio::test]
+async fn an_attempt_that_ran_when_its_caller_left_is_written_down_too() {
+    let (east, stage) = played(Scene::default()).await;
+    let caller = stage.caller();
+    let calling = tokio::spawn(async move { caller.try_send(post(CHAT, QUESTION)).await });
+    let _unanswered = east.request().await;
+    calling.abort();
+    eventually("it is written down", || !records(&stage).is_empty()).await;
+    let record = &records(&stage)[0];
+    assert_eq!(record["ended"], "caller left");
+    assert_eq!(record["attempts"], json!([{ "backend": "east", "verdict": "abandoned" }]));
+    assert_eq!(stage.backend("east").failed_total, 0);
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// A body of a little more than this.
+fn large(bytes: usize) -> String {
+    json!({ "messages": "x".repeat(bytes) }).to_string()
+}
+
+#[tokio::test]
+async fn a_body_too_large_to_keep_counts_among_the_buffered_ones_until_it_was_sent() {
+    let limits = "[limits]\nrequest_replay = \"16MiB\"\nbuffered = \"20MiB\"";
+    let (east, stage) = played(Scene::default().toml(limits)).await;
+    let mut first = Wire::connect(stage.balancer.address()).await;
+    let sending = tokio::spawn(async move {
+        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
+        first.write(format!("{head}{}", chunk(&"x".repeat(17 * MIB)))).await;
+        first
+    });
+    // It is on its way to a backend that does not read it.
+    let mut upstream = east.accept().await;
+    let caller = stage.caller();
+    let second = caller.post(CHAT, &large(8 * MIB)).await;
+    assert_eq!((second.status, second.code().as_str()), (503, "overloaded"));
+    upstream.exactly(17 * MIB).await;
+    let _first = within("the rest of the body", sending).await.unwrap();
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        wire.write(answer("200 OK", "", "{}")).await;
+    };
+    let asking = async {
+        loop {
+            let second = caller.post(CHAT, &large(8 * MIB)).await;
+            if second.status != 503 {
+                return second;
+            }
+        }
+    };
+    let ((), second) = tokio::join!(serving, within("room", asking));
+    assert_eq!(second.status, 200);
+}
+
+#[tokio::test]
+async fn a_prelude_counts_among_the_buffered_bytes_and_goes_out_where_there_is_no_room() {
+    let limits = "[limits]\nrequest_replay = \"1MiB\"\nbuffered = \"1MiB\"";
+    let (east, stage) = played(Scene::default().toml(limits)).await;
+    let caller = stage.caller();
+    let another = tokio::spawn(async move { caller.try_send(post(CHAT, &large(700 * KIB))).await });
+    let _unanswered = east.request().await;
+    let prelude = format!("data: {{\"choices\":[],\"pad\":\"{}\"}}\n\n", "x".repeat(300 * KIB));
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        let began = Instant::now();
+        wire.write(format!("{EVENTS}{}", chunk(&prelude))).await;
+        wire.write(chunk(&prelude)).await;
+        (wire, began)
+    };
+    let ((mut wire, began), mut reply) = tokio::join!(serving, caller.open(CHAT, STREAMED));
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    reply.until(&prelude.repeat(2)).await;
+    let other = async {
+        let (mut wire, _) = east.request().await;
+        wire.write(answer("200 OK", "", "{}")).await;
+    };
+    let body = large(250 * KIB);
+    let ((), answer) = tokio::join!(other, caller.post(CHAT, &body));
+    assert_eq!(answer.status, 200, "what has gone takes no room");
+    wire.write(format!("{}{}0\r\n\r\n", chunk(WORD), chunk("data: [DONE]\n\n"))).await;
+    assert!(reply.whole().await.complete);
+    another.abort();
 }

@@ -9,6 +9,9 @@ use sidestep::balance::Deployments;
 use super::health::{Failure, Fit, Health, LONGEST, SHORTEST};
 use super::schedule::{Backend, Call, Limits, Ms};
 
+/// The longest prelude here, with what is read together with its end.
+const PRELUDE: usize = 16 * 1024;
+
 const REFUSED: Ms = 60_000;
 const ABSENT: Ms = 300_000;
 const OVERSIZE: Ms = 600_000;
@@ -659,9 +662,9 @@ impl Book {
         })
     }
 
-    /// Bytes of the bodies that callers wait for answers to.
+    /// Bytes that may be held: the bodies that callers wait for answers to, and the preludes of the answers.
     pub(crate) fn bodies(&self) -> usize {
-        self.requests.iter().filter(|request| !request.done).map(|request| request.body).sum()
+        self.requests.iter().filter(|request| !request.done).map(|request| request.body + PRELUDE).sum()
     }
 
     /// Whether these may be too many.

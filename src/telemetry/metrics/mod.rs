@@ -230,7 +230,7 @@ impl WorkerMetrics {
         let deployment = met.deployments.number(&self.names.deployments, record.deployment, earned);
         let caller = met.callers.number(&self.names.callers, record.caller, true);
         sums.count_request(deployment, caller, record, succeeded);
-        for note in record.attempts.named() {
+        for note in record.attempts.all() {
             let name = record.backends.get(note.backend).map(|name| &**name);
             let backend = met.backends.number(&self.names.backends, name, true);
             bounded(&mut sums.attempts, (backend, deployment)).add(note.verdict, 1);
@@ -401,6 +401,17 @@ mod tests {
         assert!(text.ends_with("# EOF\n"));
         let totals = metrics.totals();
         assert_eq!((totals.requests, totals.succeeded, totals.failovers, totals.in_flight), (2, 2, 2, 0));
+    }
+
+    #[test]
+    fn every_attempt_is_counted_however_many_a_record_names() {
+        let metrics = Metrics::new();
+        let backends = ["east".into()];
+        let attempts = notes(&[(0, "failed"); 20]);
+        metrics.worker().observe(&record(&backends, &attempts));
+        let text = metrics.render(PoolGauges::default(), 0);
+        let start = r#"sidestep_attempts_total{backend="east",deployment="gpt-4o",verdict="failed"}"#;
+        assert_eq!(line_of(&text, start), Some("20"));
     }
 
     #[test]
