@@ -377,7 +377,7 @@ impl Control {
             }
         }
         self.view.shared.health.set_draining();
-        tracing::info!(delay = ?self.settings.drain_delay, "draining");
+        tracing::info!(delay = %humantime::format_duration(self.settings.drain_delay), "draining");
         tokio::select! {
             () = self.drain(&stop, accepting) => tracing::info!("drained"),
             () = aborted(orders) => tracing::warn!("stopped before the drain was through"),
