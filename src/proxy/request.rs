@@ -21,6 +21,9 @@ use super::{ProxySettings, Shared};
 use crate::net::upstream::RequestBody;
 use crate::openai::{self, BodyKind, BodyScan, Name, PathProblem, Route, is_deployment_name};
 
+/// What stands for a token in a body that is not read, in bytes.
+const BYTES_PER_TOKEN: u64 = 4;
+
 /// What a request is, apart from its headers.
 #[derive(Debug)]
 pub(super) struct Understood<'a> {
@@ -95,6 +98,16 @@ impl Drop for Share {
 }
 
 impl Body {
+    /// In bytes: all of them, as far as they were told or have come.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Whole(bytes, _) => bytes.len() as u64,
+            Self::Begun { begun, length, .. } => {
+                length.unwrap_or_else(|| begun.iter().map(Bytes::len).sum::<usize>() as u64)
+            }
+        }
+    }
+
     /// Reads the body whole, or as far as bodies are kept.
     pub(super) async fn read(
         mut body: Incoming,
@@ -235,6 +248,10 @@ pub(super) fn understand<'a>(
         } else if let Some(boundary) = boundary.filter(|_| !compressed) {
             named = openai::multipart_model(bytes, &boundary)?.map(Named::Multipart);
         }
+    }
+    if !scan.json {
+        // Not read: its size must do, so that a mark for size never keeps every request away.
+        scan.prompt_tokens = body.size() / BYTES_PER_TOKEN;
     }
     // The name may stand at the end of what is too long to be kept.
     if matches!(body, Body::Begun { .. }) && must_name && route.operation.body == BodyKind::Json {
