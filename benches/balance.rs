@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use sidestep::balance::{
-    Ask, Attempts, BackendSettings, Deployments, Pool, PoolSettings, Quota, Reason, Told, Verdict,
+    Answer, Ask, Attempts, BackendSettings, Deployments, Pool, PoolSettings, Quota, Reason, Told, Verdict,
+    judge,
 };
 
 const ASK: Ask<'static> = Ask {
@@ -92,5 +93,32 @@ fn throttled(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, happy, throttled);
+/// What a 429's head and body cost to read: the header work of a failover.
+fn judged(criterion: &mut Criterion) {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("retry-after", "7"),
+        ("retry-after-ms", "6650"),
+        ("x-ratelimit-limit-tokens", "30000"),
+        ("x-ratelimit-remaining-tokens", "0"),
+        ("x-ratelimit-reset-tokens", "7"),
+        ("policy-id", "DeploymentRatelimit-Token"),
+        ("x-ms-region", "West US"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let body = br#"{"error":{"code":"429","message":"Requests to the ChatCompletions_Create Operation have exceeded token rate limit. Please retry after 7 seconds."}}"#;
+    let answer = Answer {
+        status: StatusCode::TOO_MANY_REQUESTS,
+        headers: &headers,
+        body,
+        service_tier: None,
+        callers_credential: false,
+    };
+    criterion.bench_function("judge a 429", |bencher| {
+        bencher.iter(|| judge(black_box(&answer), &ASK, &mut Attempts::default()));
+    });
+}
+
+criterion_group!(benches, happy, throttled, judged);
 criterion_main!(benches);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -33,11 +34,17 @@ use crate::telemetry::{change, clock};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
+/// Connections of operators: watchers are far fewer.
+const OPERATORS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
 /// Between two looks at whether all is well and whether cooldowns have ended.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Between two looks at whether a drain is through.
-const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// Between two looks at whether the workers have ended.
+const DRAIN_TICK: Duration = Duration::from_millis(10);
+
+/// Told to stop at once, the workers still write down what they cut off; it takes them no longer than this.
+const LAST_RECORDS: Duration = Duration::from_millis(500);
 
 /// After the drain's time streams are told that they end; so long for those words to leave.
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -314,7 +321,8 @@ impl Control {
             let (admin_stop, admin_stopped) = watch::channel(Stop::Run);
             if let Some(listener) = admin.and_then(|admin| tokio::net::TcpListener::from_std(admin).ok()) {
                 let admin = Rc::new(self.admin());
-                tokio::task::spawn_local(serve(listener, admin, ServerLimits::default(), admin_stopped));
+                let limits = ServerLimits { connections: OPERATORS, ..ServerLimits::default() };
+                tokio::task::spawn_local(serve(listener, admin, limits, admin_stopped));
             }
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return false };
             self.view.shared.health.set_listening();
@@ -351,7 +359,7 @@ impl Control {
                 order = orders.recv() => match order {
                     Some(Order::Drain) => break,
                     Some(Order::Abort) | None => {
-                        self.workers.stop(Stop::Abort);
+                        self.abort().await;
                         return true;
                     }
                     Some(Order::Reload(settings, reply)) => {
@@ -369,13 +377,25 @@ impl Control {
             }
         }
         self.view.shared.health.set_draining();
-        tracing::info!(delay = ?self.settings.drain_delay, "draining");
+        tracing::info!(delay = %humantime::format_duration(self.settings.drain_delay), "draining");
         tokio::select! {
-            () = self.drain(&stop) => tracing::info!("drained"),
+            () = self.drain(&stop, accepting) => tracing::info!("drained"),
             () = aborted(orders) => tracing::warn!("stopped before the drain was through"),
         }
-        self.workers.stop(Stop::Abort);
+        self.abort().await;
         true
+    }
+
+    /// Every request's record is written before the threads have ended.
+    async fn abort(&self) {
+        self.workers.stop(Stop::Abort);
+        let _late = tokio::time::timeout(LAST_RECORDS, self.workers_ended()).await;
+    }
+
+    async fn workers_ended(&self) {
+        while !self.workers.ended() {
+            sleep(DRAIN_TICK).await;
+        }
     }
 
     /// Cooldowns that ended while nobody asked are told here.
@@ -388,16 +408,13 @@ impl Control {
         changes.iter().for_each(change::tell);
     }
 
-    async fn drain(&self, stop: &watch::Sender<Stop>) {
+    async fn drain(&self, stop: &watch::Sender<Stop>, accepting: tokio::task::JoinHandle<()>) {
         sleep(self.settings.drain_delay).await;
         stop.send_replace(Stop::Drain);
+        // Who was let in is with a worker before the workers hear of the end.
+        let _ended = accepting.await;
         self.workers.stop(Stop::Drain);
-        let ended = async {
-            while !self.workers.ended() {
-                sleep(DRAIN_TICK).await;
-            }
-        };
-        if tokio::time::timeout(self.settings.drain_timeout, ended).await.is_err() {
+        if tokio::time::timeout(self.settings.drain_timeout, self.workers_ended()).await.is_err() {
             tracing::warn!(
                 connections = self.workers.connections(),
                 "the drain's time is over: cutting streams"

@@ -134,9 +134,8 @@ fn notes(address: &str) -> Vec<String> {
     vec![
         "Three simulated resources, each 30,000 tokens a minute; windows are 10 s".to_owned(),
         curl(address),
-        format!(
-            "python: OpenAI(base_url=\"{address}\", api_key=\"any\").responses.create(model=\"gpt-4o\", input=\"hi\")"
-        ),
+        format!("python: c = openai.OpenAI(base_url=\"{address}\", api_key=\"x\")"),
+        "        print(c.responses.create(model=\"gpt-4o\", input=\"hi\").output_text)".to_owned(),
     ]
 }
 

@@ -190,14 +190,14 @@ impl Pool {
                 self.served(now, &pick, attempts);
                 self.tally(&pick, |tally| {
                     tally.served += 1;
-                    tally.tokens += tokens;
+                    tally.tokens = tally.tokens.saturating_add(tokens);
                 });
             }
             Verdict::CutOff { tokens } => {
                 self.served(now, &pick, attempts);
                 self.tally(&pick, |tally| {
                     tally.failed += 1;
-                    tally.tokens += tokens;
+                    tally.tokens = tally.tokens.saturating_add(tokens);
                 });
             }
             Verdict::PassedBack | Verdict::Elsewhere => {}

@@ -1,7 +1,7 @@
 //! Sockets, TLS and HTTP plumbing.
 //!
 //! Owns: accepting connections and handing them to worker threads (`workers`), serving HTTP on one
-//! connection with its limits and its drain (`server`, `pacing`, `stop`), and the one seam to the backends
+//! connection with its limits and its drain (`server`, `pacing`, `watched`, `stop`), and the one seam to the backends
 //! (`upstream`, over `connect` and `idle`).
 //! Does not: know what a backend, a deployment or a cooldown is. Proxy, admin and simulator all stand on it.
 //!
@@ -16,4 +16,5 @@ mod pacing;
 pub mod server;
 pub mod stop;
 pub mod upstream;
+mod watched;
 pub mod workers;

@@ -1,5 +1,5 @@
-//! A connection's reads, with the time limits of HTTP/1.1: a head must arrive within `header_time` of its
-//! first byte, and a connection between two requests is closed after `idle`.
+//! A connection with the time limits of HTTP/1.1: a head must arrive within `header_time` of its first byte, a
+//! connection between two requests is closed after `idle`, and so is one whose caller takes nothing for `write_idle`.
 //!
 //! hyper's own header timer starts when the connection goes idle and would close every kept-alive connection
 //! of an ingress after `header_time`; so the clock is here, under hyper, and starts at a head's first byte.
@@ -54,11 +54,36 @@ pub(crate) struct Paced<S> {
     idle: Duration,
     /// One timer for both limits, moved only when it fires or must fire earlier.
     timer: Option<(Instant, Pin<Box<Sleep>>)>,
+    write_idle: Duration,
+    /// The last write found no room.
+    stalled: bool,
+    /// Made when first needed.
+    taking: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
-    pub(crate) fn new(socket: S, pace: Pace, header_time: Duration, idle: Duration) -> Self {
-        Self { socket, pace, header_time, idle, timer: None }
+    pub(crate) fn new(
+        socket: S,
+        pace: Pace,
+        header_time: Duration,
+        idle: Duration,
+        write_idle: Duration,
+    ) -> Self {
+        Self { socket, pace, header_time, idle, timer: None, write_idle, stalled: false, taking: None }
+    }
+
+    /// What a write led to; an error once the caller has taken nothing for `write_idle`.
+    fn taken(&mut self, wrote: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let stalled = std::mem::replace(&mut self.stalled, wrote.is_pending());
+        if !self.stalled {
+            return wrote;
+        }
+        let deadline = Instant::now() + self.write_idle;
+        let taking = self.taking.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if !stalled {
+            taking.as_mut().reset(deadline);
+        }
+        taking.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Ready once the limit of the present phase has passed.
@@ -109,7 +134,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        let wrote = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.taken(wrote, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -125,7 +151,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        let wrote = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.taken(wrote, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -144,11 +171,12 @@ mod tests {
 
     const HEADER_TIME: Duration = Duration::from_secs(10);
     const IDLE: Duration = Duration::from_secs(3600);
+    const WRITE_IDLE: Duration = Duration::from_secs(600);
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_head_is_cut_ten_seconds_after_its_first_byte_however_long_the_idle_time_before() {
         let (mut far, near) = duplex(64);
-        let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE);
+        let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
         let start = Instant::now();
         let reading = async {
             let mut buf = [0; 8];
@@ -173,7 +201,7 @@ mod tests {
     async fn an_idle_connection_lives_its_own_longer_time() {
         let (_far, near) = duplex(64);
         let pace = Pace::new();
-        let mut paced = Paced::new(near, pace.clone(), HEADER_TIME, IDLE);
+        let mut paced = Paced::new(near, pace.clone(), HEADER_TIME, IDLE, WRITE_IDLE);
         pace.busy();
         pace.idle();
         let start = Instant::now();
@@ -185,7 +213,7 @@ mod tests {
     async fn a_request_being_served_has_no_limit_here() {
         let (mut far, near) = duplex(64);
         let pace = Pace::new();
-        let mut paced = Paced::new(near, pace.clone(), HEADER_TIME, IDLE);
+        let mut paced = Paced::new(near, pace.clone(), HEADER_TIME, IDLE, WRITE_IDLE);
         pace.busy();
         let writing = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(7200)).await;
@@ -194,5 +222,28 @@ mod tests {
         });
         assert_eq!(paced.read(&mut [0; 8]).await.unwrap(), 1);
         drop(writing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_for_ten_minutes_is_let_go_and_who_takes_a_little_is_not() {
+        let (mut far, near) = duplex(64);
+        let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
+        let start = Instant::now();
+        let writing = async {
+            loop {
+                if let Err(error) = paced.write(&[0; 64]).await {
+                    return error.kind();
+                }
+            }
+        };
+        let reading = async {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_secs(500)).await;
+                far.read_exact(&mut [0; 64]).await.unwrap();
+            }
+        };
+        let (cut, ()) = tokio::join!(writing, reading);
+        assert_eq!(cut, std::io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed().as_secs(), 5 * 500 + 600);
     }
 }

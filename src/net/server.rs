@@ -22,9 +22,13 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::pacing::{Pace, Paced};
 pub use super::stop::{LocalStop, Stop};
+use super::watched::Watched;
 
 /// The error a body ends with when its connection is to be aborted.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// In a drain, so long may a connection's first bytes still take.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// Bounds of the server side; `[limits]` in the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,6 +43,8 @@ pub struct ServerLimits {
     pub header_time: Duration,
     /// An idle keep-alive connection.
     pub idle: Duration,
+    /// A caller on HTTP/1.1 that takes nothing of its answer.
+    pub write_idle: Duration,
 }
 
 impl Default for ServerLimits {
@@ -49,6 +55,7 @@ impl Default for ServerLimits {
             header_bytes: 64 * 1024,
             header_time: Duration::from_secs(10),
             idle: Duration::from_secs(3600),
+            write_idle: Duration::from_secs(600),
         }
     }
 }
@@ -82,27 +89,15 @@ pub async fn serve<H: Handler>(
     mut stop: watch::Receiver<Stop>,
 ) {
     let local = LocalStop::default();
-    let mut pause = AcceptPause::default();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|state| *state != Stop::Run) => break,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                pause.reset();
-                tokio::task::spawn_local(serve_connection(
-                    stream,
-                    Peer { address },
-                    Rc::clone(&handler),
-                    limits,
-                    local.ear(),
-                ));
-            }
-            Err(_) => pause.wait().await,
+    accept(listener, &mut stop, |stream, address| {
+        if local.ears() >= limits.connections.get() {
+            refuse(&stream);
+            return;
         }
-    }
-    drop(listener);
+        let handler = Rc::clone(&handler);
+        tokio::task::spawn_local(serve_connection(stream, Peer { address }, handler, limits, local.ear()));
+    })
+    .await;
     local.tell(*stop.borrow_and_update());
     loop {
         tokio::select! {
@@ -116,17 +111,60 @@ pub async fn serve<H: Handler>(
     }
 }
 
+/// Accepts until `stop` leaves `Run`, then closes the listener. Who was let in by the kernel before a drain is taken
+/// too: closing the listener would reset them.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    stop: &mut watch::Receiver<Stop>,
+    mut take: impl FnMut(TcpStream, SocketAddr),
+) {
+    let mut pause = AcceptPause::default();
+    let told = loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            told = stop.wait_for(|state| *state != Stop::Run) => break told.map_or(Stop::Abort, |told| *told),
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                pause.reset();
+                take(stream, address);
+            }
+            Err(_) => pause.wait().await,
+        }
+    };
+    if told == Stop::Abort {
+        return;
+    }
+    // Asked of the kernel itself: the reactor may not have heard of them yet.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, address)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            take(stream, address);
+        }
+    }
+}
+
+/// One try, no wait: whoever floods us is not worth a task.
+pub(crate) fn refuse(stream: &TcpStream) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+        content-type: application/json\r\ncontent-length: 100\r\n\r\n\
+        {\"error\":{\"code\":\"overloaded\",\"message\":\"Too many connections.\",\"type\":\"server_error\",\"param\":null}}";
+    let _told = stream.try_write(FULL);
+}
+
 /// After an accept error (most often: out of file descriptors) accepting pauses, longer each time, instead
 /// of spinning on an error that cannot go away by itself.
 #[derive(Debug, Default)]
-pub(crate) struct AcceptPause(u32);
+struct AcceptPause(u32);
 
 impl AcceptPause {
-    pub(crate) fn reset(&mut self) {
+    fn reset(&mut self) {
         self.0 = 0;
     }
 
-    pub(crate) async fn wait(&mut self) {
+    async fn wait(&mut self) {
         sleep(Duration::from_millis(10 << self.0.min(6))).await;
         self.0 += 1;
     }
@@ -142,20 +180,32 @@ pub async fn serve_connection<H: Handler>(
 ) {
     // Each event of a stream must leave at once; an error here means the connection is already gone.
     let _gone = stream.set_nodelay(true);
-    let looking = timeout(limits.idle, speaks_http2(&stream, limits.header_time));
-    let told = poll_fn(|cx| if ear.listen(cx) == Stop::Run { Poll::Pending } else { Poll::Ready(()) });
-    let looked = tokio::select! {
-        biased;
-        looked = looking => looked,
-        // Who has said nothing loses nothing, and would hold up a drain to its end.
-        () = told => return,
-    };
-    let Ok(Ok(http2)) = looked else { return };
+    let Some(http2) = first_look(&stream, limits, &ear).await else { return };
     if http2 {
         serve_http2(stream, peer, handler, limits, ear).await;
     } else {
-        serve_http1(stream, peer, handler, limits, ear).await;
+        serve_http1(Watched::new(stream), peer, handler, limits, ear).await;
     }
+}
+
+/// Whether the caller speaks HTTP/2; `None` when it says nothing.
+async fn first_look(stream: &TcpStream, limits: ServerLimits, ear: &super::stop::Ear) -> Option<bool> {
+    let mut looking = pin!(timeout(limits.idle, speaks_http2(stream, limits.header_time)));
+    let told = poll_fn(|cx| match ear.listen(cx) {
+        Stop::Run => Poll::Pending,
+        told => Poll::Ready(told),
+    });
+    let looked = tokio::select! {
+        biased;
+        looked = &mut looking => looked,
+        // Who has said nothing loses nothing, and would hold up a drain to its end; but a request may be here that
+        // the reactor has not told us of.
+        told = told => match told {
+            Stop::Drain => timeout(LAST_LOOK, looking).await.ok()?,
+            Stop::Run | Stop::Abort => return None,
+        },
+    };
+    looked.ok()?.ok()
 }
 
 /// Whether the caller opens with HTTP/2's preface. Looks without taking: one system call per connection.
@@ -183,7 +233,8 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
     ear: super::stop::Ear,
 ) {
     let pace = Pace::new();
-    let io = TokioIo::new(Paced::new(stream, pace.clone(), limits.header_time, limits.idle));
+    let paced = Paced::new(stream, pace.clone(), limits.header_time, limits.idle, limits.write_idle);
+    let io = TokioIo::new(paced);
     let service = hyper::service::service_fn(move |request| {
         pace.busy();
         let (handler, pace) = (Rc::clone(&handler), pace.clone());

@@ -39,8 +39,12 @@ struct Ears {
 }
 
 impl Ears {
+    fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     fn is_empty(&self) -> bool {
-        self.slots.len() == self.free.len()
+        self.count() == 0
     }
 }
 
@@ -66,6 +70,12 @@ impl LocalStop {
     #[must_use]
     pub fn state(&self) -> Stop {
         self.0.state.get()
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn ears(&self) -> usize {
+        self.0.ears.borrow().count()
     }
 
     /// An ear for one more connection.

@@ -7,9 +7,9 @@
 //! An HTTP/1.1 connection has no task of its own: whoever waits for the answer drives it, so that an answer
 //! costs one wake-up, not three, and dropping the answer closes the socket at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -151,7 +151,7 @@ pub struct Upstream {
     connector: Connector,
     connect_timeout: Duration,
     idle: Rc<Idle<Line>>,
-    http2: RefCell<Option<http2::SendRequest<RequestBody>>>,
+    http2: RefCell<Vec<Trunk>>,
 }
 
 /// The origin cannot stand in a request.
@@ -211,19 +211,21 @@ impl Upstream {
         *request.method_mut() = method;
         *request.headers_mut() = headers;
         *request.uri_mut() = Uri::from(path);
-        if self.origin.http2 {
-            if let Some(sender) = self.kept_http2(reuse) {
-                return self.send_http2(sender, request, true).await;
-            }
-        } else if reuse == Reuse::Allowed
+        if self.origin.http2
+            && let Some(trunk) = self.kept_http2(reuse)
+        {
+            return self.send_http2(trunk, request, true).await;
+        }
+        // Also where HTTP/2 was wanted: the backend may have agreed on HTTP/1.1 only.
+        if reuse == Reuse::Allowed
             && let Some(line) = self.idle.take().await
         {
             return self.send_http1(line, request, true).await;
         }
         let socket = connect(&self.connector, &self.origin, &self.tls, self.connect_timeout).await?;
         if self.origin.http2 && (!self.origin.tls || socket.agreed_on_http2()) {
-            let sender = self.open_http2(socket).await?;
-            return self.send_http2(sender, request, false).await;
+            let trunk = self.open_http2(socket).await?;
+            return self.send_http2(trunk, request, false).await;
         }
         let (sender, connection) =
             http1::handshake(TokioIo::new(socket)).await.map_err(|error| SendError::new(error, false))?;
@@ -237,6 +239,12 @@ impl Upstream {
         reused: bool,
     ) -> Result<Response<Answer>, SendError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
+        // hyper tells no length of an empty body, and Azure's front answers 411 to a POST without one.
+        if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+            && request.body().is_end_stream()
+        {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let mut answer = std::pin::pin!(line.sender.send_request(request));
         // The answer's future moves only when the connection is driven, which happens right here: it needs
         // no waker of its own, and a real one would wake this task once more for nothing.
@@ -254,35 +262,46 @@ impl Upstream {
         })
         .await?;
         let kept = open.then(|| Kept { line, home: Rc::clone(&self.idle) });
-        Ok(response.map(|body| Answer { body, kept }))
+        Ok(response.map(|body| Answer { body, kept, _place: None }))
     }
 
-    fn kept_http2(&self, reuse: Reuse) -> Option<http2::SendRequest<RequestBody>> {
+    /// One with room for a stream: at the peer's limit hyper would let the request wait without end.
+    fn kept_http2(&self, reuse: Reuse) -> Option<Trunk> {
         let mut kept = self.http2.borrow_mut();
-        if reuse == Reuse::Never || kept.as_ref().is_some_and(http2::SendRequest::is_closed) {
-            *kept = None;
+        if reuse == Reuse::Never {
+            kept.clear();
         }
-        kept.clone()
+        let mut spare = false;
+        kept.retain(|trunk| {
+            !trunk.sender.is_closed() && (trunk.streams() > 0 || !std::mem::replace(&mut spare, true))
+        });
+        kept.iter().find(|trunk| trunk.streams() < trunk.most.get()).cloned()
     }
 
-    async fn open_http2(&self, socket: Socket) -> Result<http2::SendRequest<RequestBody>, SendError> {
-        let (sender, connection) = http2::Builder::new(LocalExecutor)
+    async fn open_http2(&self, socket: Socket) -> Result<Trunk, SendError> {
+        let (sender, mut connection) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(Duration::from_secs(30)))
+            // Until the peer has told its limit.
+            .initial_max_send_streams(1)
             .handshake(TokioIo::new(socket))
             .await
             .map_err(|error| SendError::new(error, false))?;
-        tokio::task::spawn_local(async move {
+        let most = Rc::new(Cell::new(connection.current_max_send_streams()));
+        let trunk = Trunk { sender, most: Rc::clone(&most), places: Rc::default() };
+        tokio::task::spawn_local(poll_fn(move |cx| {
             // Each request on it hears of its end by itself.
-            let _ended = connection.await;
-        });
-        *self.http2.borrow_mut() = Some(sender.clone());
-        Ok(sender)
+            let ended = Pin::new(&mut connection).poll(cx).map(|_ended| ());
+            most.set(connection.current_max_send_streams());
+            ended
+        }));
+        self.http2.borrow_mut().push(trunk.clone());
+        Ok(trunk)
     }
 
     async fn send_http2(
         &self,
-        mut sender: http2::SendRequest<RequestBody>,
+        mut trunk: Trunk,
         mut request: Request<RequestBody>,
         reused: bool,
     ) -> Result<Response<Answer>, SendError> {
@@ -294,9 +313,25 @@ impl Upstream {
         }
         *request.version_mut() = Version::HTTP_2;
         let failed = |error| SendError::new(error, reused);
-        sender.ready().await.map_err(failed)?;
-        let response = sender.send_request(request).await.map_err(failed)?;
-        Ok(response.map(|body| Answer { body, kept: None }))
+        trunk.sender.ready().await.map_err(failed)?;
+        let response = trunk.sender.send_request(request).await.map_err(failed)?;
+        Ok(response.map(|body| Answer { body, kept: None, _place: Some(trunk.places) }))
+    }
+}
+
+/// One HTTP/2 connection, and with each clone one of its streams.
+#[derive(Clone, Debug)]
+struct Trunk {
+    sender: http2::SendRequest<RequestBody>,
+    /// So many streams the peer allows.
+    most: Rc<Cell<usize>>,
+    places: Rc<()>,
+}
+
+impl Trunk {
+    /// Streams in use, as seen from the one that is kept.
+    fn streams(&self) -> usize {
+        Rc::strong_count(&self.places) - 1
     }
 }
 
@@ -325,6 +360,8 @@ struct Kept {
 pub struct Answer {
     body: Incoming,
     kept: Option<Kept>,
+    /// Of an HTTP/2 stream on its connection.
+    _place: Option<Rc<()>>,
 }
 
 impl Answer {

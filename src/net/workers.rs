@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
 
-use super::server::{AcceptPause, Handler, Peer, ServerLimits, serve_connection};
+use super::server::{Handler, Peer, ServerLimits, accept, refuse, serve_connection};
 use super::stop::{LocalStop, Stop};
 
 /// More threads than this only spread upstream connections thin: one carries 20,000 small requests a second.
@@ -158,22 +158,9 @@ impl<H: Handler> Workers<H> {
 }
 
 impl<H: Handler> Acceptor<H> {
-    /// Accepts until `stop` leaves `Run`, then closes the listener.
+    /// Accepts until `stop` leaves `Run`, hands over who is already there, and closes the listener.
     pub async fn accept(&self, listener: TcpListener, mut stop: watch::Receiver<Stop>) {
-        let mut pause = AcceptPause::default();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|state| *state != Stop::Run) => return,
-            };
-            match accepted {
-                Ok((stream, address)) => {
-                    pause.reset();
-                    self.hand_over(stream, address);
-                }
-                Err(_) => pause.wait().await,
-            }
-        }
+        accept(listener, &mut stop, |stream, address| self.hand_over(stream, address)).await;
     }
 
     fn hand_over(&self, stream: TcpStream, address: SocketAddr) {
@@ -191,14 +178,6 @@ impl<H: Handler> Acceptor<H> {
             let _gone = worker.orders.send(Order::Serve(stream, address));
         }
     }
-}
-
-/// One try, no wait: whoever floods us is not worth a task.
-fn refuse(stream: &TcpStream) {
-    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
-        content-type: application/json\r\ncontent-length: 100\r\n\r\n\
-        {\"error\":{\"code\":\"overloaded\",\"message\":\"Too many connections.\",\"type\":\"server_error\",\"param\":null}}";
-    let _told = stream.try_write(FULL);
 }
 
 /// One worker's life.

@@ -8,7 +8,7 @@ use http::response::Parts as Head;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 use super::committed::{Committed, ProxyBody};
 use super::edge::Edge;
@@ -33,6 +33,9 @@ const COLLECTED: u64 = 64 * 1024;
 
 /// An error's body gets so long to follow its head: it is small and was written at once.
 const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
+
+/// Where the status says all that matters, so long: the body is only read for its message, and the next lane waits.
+const MESSAGE_TIME: Duration = Duration::from_millis(50);
 
 /// What one attempt is about.
 pub(super) struct Attempt<'a> {
@@ -84,15 +87,11 @@ impl Attempt<'_> {
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
         let sent = clock::now();
+        let backend = self.number(ledger);
         if let Some(entry) = ledger {
-            entry.waits(sent);
+            entry.tries(backend);
         }
-        let answered = self.exchange(understood, sent).await;
-        let now = clock::now();
-        if let Some(entry) = ledger {
-            entry.waited_until(now);
-        }
-        match answered {
+        match waiting(ledger, self.exchange(understood, sent)).await {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
             Err(Broken::OutOfTime) => {
                 self.close(Verdict::TimedOut, attempts, ledger);
@@ -173,7 +172,8 @@ impl Attempt<'_> {
             return self.stream(head, answer, sent, understood, attempts, ledger).await;
         }
         if answer.size_hint().exact().is_some_and(|length| length <= COLLECTED) {
-            let collected = timeout_at(self.deadline.into(), collect(&mut answer)).await;
+            let collecting = timeout_at(self.deadline.into(), collect(&mut answer));
+            let collected = waiting(ledger, collecting).await;
             drop(answer);
             return match collected {
                 Ok(Ok(body)) => self.commit_small(head, body, attempts, ledger),
@@ -207,7 +207,11 @@ impl Attempt<'_> {
             }
             Read::Begun
         };
-        let read = timeout(ERROR_BODY_TIME, read).await.unwrap_or(Read::Begun);
+        let status = head.status;
+        let brief = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+        let time = if brief { MESSAGE_TIME } else { ERROR_BODY_TIME };
+        let limit = self.deadline.min(clock::now() + time);
+        let read = waiting(ledger, timeout_at(limit.into(), read)).await.unwrap_or(Read::Begun);
         let body = held.joined();
         let judgement = self.judged(head.status, &head.headers, &body, understood, attempts);
         if judgement.next == Next::PassBack || !understood.repeatable() {
@@ -245,15 +249,10 @@ impl Attempt<'_> {
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
         let first_event = self.edge.settings.first_event_timeout.map(|limit| sent + limit);
-        let limits = prelude::Limits { first_event, deadline: self.deadline };
-        if let Some(entry) = ledger {
-            entry.waits(clock::now());
-        }
-        let opened = prelude::open(&mut answer, self.api, limits).await;
-        if let Some(entry) = ledger {
-            entry.waited_until(clock::now());
-        }
-        match opened {
+        let buffered = self.edge.settings.buffered;
+        let limits = prelude::Limits { first_event, deadline: self.deadline, buffered };
+        let opening = prelude::open(&mut answer, self.api, limits, self.place.share());
+        match waiting(ledger, opening).await {
             Opened::Begun(held) => self.commit(head, answer, held, attempts, ledger),
             Opened::Failed(error, held) => {
                 let status = error.status();
@@ -312,7 +311,7 @@ impl Attempt<'_> {
     fn close(self, verdict: Verdict, attempts: &mut Attempts, ledger: &mut Option<Ledger>) {
         let backend = self.number(ledger);
         if let Some(entry) = ledger {
-            entry.attempts.push(backend, verdict.word());
+            entry.tried(backend, verdict.word());
         }
         self.place.report(clock::now(), verdict, attempts);
     }
@@ -360,7 +359,7 @@ impl Attempt<'_> {
         usage.feed(&body);
         let tokens = entry.count_tokens(usage.usage(), 0);
         let verdict = Verdict::Served { tokens };
-        entry.attempts.push(backend, verdict.word());
+        entry.tried(backend, verdict.word());
         entry.commit(now, head.status, backend);
         let explain = self.explain();
         self.place.served(now, &head.headers, verdict, attempts);
@@ -394,7 +393,7 @@ impl Attempt<'_> {
     ) -> Outcome {
         let backend = self.number(ledger);
         let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
-        entry.attempts.push(backend, verdict.word());
+        entry.tried(backend, verdict.word());
         entry.commit(clock::now(), head.status, backend);
         let explain = self.explain();
         let mut head = head;
@@ -473,6 +472,18 @@ async fn collect(answer: &mut Answer) -> Result<Bytes, hyper::Error> {
         }
     }
     Ok(if more.is_empty() { first } else { more.freeze() })
+}
+
+/// Waits for the backend: that time is not ours.
+async fn waiting<T>(ledger: &mut Option<Ledger>, until: impl Future<Output = T>) -> T {
+    if let Some(entry) = ledger {
+        entry.waits(clock::now());
+    }
+    let output = until.await;
+    if let Some(entry) = ledger {
+        entry.waited_until(clock::now());
+    }
+    output
 }
 
 /// Filters the head for the caller, and says who answered.

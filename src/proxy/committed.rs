@@ -209,10 +209,15 @@ impl Committed {
     /// Of an answer of known length hyper does not ask for more than that length, so its end must be seen here.
     fn end_if_whole(&mut self) {
         let cut = self.events.as_ref().is_some_and(EventScanner::is_cut);
-        if self.held.is_empty() && !self.held.broke_off() && self.answer.is_end_stream() && !cut {
+        if self.held.is_empty() && !self.held.broke_off() && self.is_all_here() && !cut {
             self.settle(Ended::Completed);
             self.stage = Stage::Over;
         }
+    }
+
+    /// In HTTP/2 the end may come apart from the last byte, when nobody asks any more.
+    fn is_all_here(&self) -> bool {
+        self.answer.is_end_stream() || self.answer.size_hint().exact() == Some(0)
     }
 
     /// Ready once the backend has sent nothing for `stream_idle_timeout`.
@@ -256,8 +261,11 @@ impl Committed {
         let Some(Open { verdict, place, mut attempts, mut ledger }) = self.open.take() else { return };
         let now = clock::now();
         let tokens = ledger.count_tokens(self.usage.usage(), self.events_passed);
+        // Its last event may say itself that it failed: to the lane that is an answer broken off.
+        let failed = self.events.as_ref().is_some_and(|events| events.ending() == Ending::Failed);
         let verdict = match (verdict, ended) {
             (Verdict::Served { .. }, Ended::UpstreamCut) => Verdict::CutOff { tokens },
+            (Verdict::Served { .. }, _) if failed => Verdict::CutOff { tokens },
             (Verdict::Served { .. }, _) => Verdict::Served { tokens },
             (other, _) => other,
         };

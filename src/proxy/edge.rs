@@ -129,14 +129,41 @@ impl Edges {
         )
     }
 
-    /// The edge of a generation. Between two reloads at most two are alive, and the pool never names another.
-    pub(super) fn of(&self, generation: u32) -> Rc<Edge> {
-        let edges = self.0.borrow();
-        let found = edges.iter().rev().find(|edge| edge.generation == generation);
-        Rc::clone(
-            found
-                .or_else(|| edges.last())
-                .expect("never empty: made with one, and one goes only when one comes"),
-        )
+    /// The edge of a generation. Between two reloads at most two are alive, and the pool never names another; if it
+    /// did, the same number could mean another backend, with another's credential.
+    pub(super) fn of(&self, generation: u32) -> Option<Rc<Edge>> {
+        self.0.borrow().iter().rev().find(|edge| edge.generation == generation).map(Rc::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(generation: u32) -> Edge {
+        let settings = ProxySettings {
+            deadline: Duration::from_secs(1),
+            first_byte_timeout: None,
+            first_event_timeout: None,
+            stream_idle_timeout: None,
+            explain_headers: true,
+            path_prefix: String::new(),
+            forward_headers: Vec::new(),
+            request_replay: 0,
+            request_hard_limit: 0,
+            buffered: 0,
+        };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let callers = Callers::new(CallerSettings::default(), listen);
+        Edge { generation, settings, callers, names: Vec::new(), backends: Vec::new() }
+    }
+
+    #[test]
+    fn of_settings_that_are_not_known_there_is_no_backend_rather_than_another() {
+        let edges = Edges::new(edge(0));
+        edges.push(edge(1));
+        edges.push(edge(2));
+        let known = [0, 1, 2, 3].map(|generation| edges.of(generation).map(|edge| edge.generation));
+        assert_eq!(known, [None, Some(1), Some(2), None]);
     }
 }

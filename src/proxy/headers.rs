@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT};
+use http::header::{
+    ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER, TRANSFER_ENCODING,
+    USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::edge::EdgeBackend;
@@ -73,6 +76,10 @@ pub(super) fn downstream(headers: &mut HeaderMap) {
         .collect();
     if foreign.contains(&CONNECTION) {
         remove_listed(headers);
+    }
+    // Told in both ways, the chunks counted; passed on alone, the length would make a cut answer look complete.
+    if foreign.contains(&TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
     }
     for name in foreign {
         headers.remove(name);

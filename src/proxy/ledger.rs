@@ -45,6 +45,8 @@ pub(super) struct Ledger {
     status: u16,
     served_by: Option<usize>,
     pub(super) attempts: AttemptNotes,
+    /// The backend that is being tried, of which nothing is noted yet.
+    trying: Option<usize>,
     pub(super) exhausted: bool,
     error: Option<&'static str>,
     pub(super) stream: bool,
@@ -74,6 +76,7 @@ impl Ledger {
             status: 0,
             served_by: None,
             attempts: AttemptNotes::default(),
+            trying: None,
             exhausted: false,
             error: None,
             stream: false,
@@ -113,6 +116,17 @@ impl Ledger {
         })
     }
 
+    /// An attempt begins.
+    pub(super) fn tries(&mut self, backend: usize) {
+        self.trying = Some(backend);
+    }
+
+    /// It has come to something.
+    pub(super) fn tried(&mut self, backend: usize, verdict: &'static str) {
+        self.trying = None;
+        self.attempts.push(backend, verdict);
+    }
+
     /// The head goes downstream: whose answer it is.
     pub(super) fn commit(&mut self, now: Instant, status: StatusCode, backend: usize) {
         self.waits(now);
@@ -135,7 +149,7 @@ impl Ledger {
             }
             None => None,
         };
-        self.tokens.map_or(0, |tokens| tokens.prompt + tokens.completion)
+        self.tokens.map_or(0, |tokens| tokens.prompt.saturating_add(tokens.completion))
     }
 
     /// The answer is ours.
@@ -187,6 +201,9 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         if !self.written {
+            if let Some(backend) = self.trying {
+                self.tried(backend, "abandoned");
+            }
             self.end(clock::now(), Ended::CallerLeft);
         }
     }

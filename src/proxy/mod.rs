@@ -189,8 +189,12 @@ impl Proxy {
                     return Self::answer_exhausted(exhausted, kept, entry);
                 }
             };
-            let edge = self.edges.of(pick.generation);
+            let generation = pick.generation;
             let place = place::Place::new(Arc::clone(&self.shared), pick);
+            let Some(edge) = self.edges.of(generation) else {
+                tracing::error!(generation, "no backends are known for these settings");
+                return Err(ProxyError::UpstreamFailed);
+            };
             let api = understood.route.operation.api;
             let attempt = Attempt { edge: &edge, parts, ask: &ask, api, deadline, place };
             match attempt.run(&mut understood, &mut attempts, ledger).await {
@@ -208,7 +212,7 @@ impl Proxy {
         kept: Option<Box<KeptAnswer>>,
         ledger: &mut Ledger,
     ) -> Result<Response<ProxyBody>, ProxyError> {
-        ledger.exhausted = true;
+        ledger.exhausted = is_for_want_of_room(&exhausted);
         let error = match exhausted {
             Exhausted::Throttled { wait } => ProxyError::Throttled { wait },
             Exhausted::TooLarge => ProxyError::TooLargeNow,
@@ -261,6 +265,17 @@ impl Handler for Proxy {
         edge.callers.pages().allow(&parts.headers, response.headers_mut());
         response.headers_mut().insert(headers::REQUEST_ID, id);
         response
+    }
+}
+
+/// Whether a lane that does serve the request would at another time; otherwise no waiting helps.
+fn is_for_want_of_room(exhausted: &Exhausted) -> bool {
+    match exhausted {
+        Exhausted::Throttled { .. } | Exhausted::TooLarge => true,
+        Exhausted::Unserved => false,
+        Exhausted::Spent { cause } => {
+            matches!(cause, Cause::Probing | Cause::NoCredential | Cause::OutOfUse)
+        }
     }
 }
 

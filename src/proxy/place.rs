@@ -6,6 +6,7 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use super::Shared;
+use super::request::Share;
 use crate::balance::{Attempts, Change, Pick, Verdict};
 
 /// A pick, and the pool it goes back to. Dropped without a report: the caller left, which changes nothing.
@@ -22,6 +23,11 @@ impl Place {
 
     pub(super) fn pick(&self) -> &Pick {
         self.pick.as_ref().expect("given back only by consuming methods and drop")
+    }
+
+    /// Of all buffered bytes, for what is held of the answer; nothing yet.
+    pub(super) fn share(&self) -> Share {
+        Share::new(&self.shared)
     }
 
     /// The first of a good answer is there; the place is still taken.

@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Frame;
 use tokio::time::timeout_at;
 
+use super::request::Share;
 use crate::net::upstream::Answer;
 use crate::openai::{Api, ErrorClass, EventKind, EventScanner, StreamError};
 use crate::telemetry::clock;
@@ -29,6 +30,8 @@ pub(super) struct Limits {
     pub(super) first_event: Option<Instant>,
     /// The request must be committed.
     pub(super) deadline: Instant,
+    /// All buffered bytes together; without room for more, what is held goes downstream.
+    pub(super) buffered: usize,
 }
 
 /// How a stream began.
@@ -52,17 +55,32 @@ pub(super) struct Held {
     frames: VecDeque<Frame<Bytes>>,
     bytes: u64,
     broken: bool,
+    /// Of all buffered bytes, until the last frame has gone.
+    share: Option<Share>,
 }
 
 impl Held {
+    /// Counted in all buffered bytes.
+    fn counted(share: Share) -> Self {
+        Self { share: Some(share), ..Self::default() }
+    }
+
     pub(super) fn push(&mut self, frame: Frame<Bytes>) {
         self.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
         self.frames.push_back(frame);
     }
 
+    /// Whether so many more bytes found room among the `most` of all buffered ones.
+    fn grow(&mut self, bytes: usize, most: usize) -> bool {
+        self.share.as_mut().is_none_or(|share| share.grow(bytes, most))
+    }
+
     pub(super) fn pop(&mut self) -> Option<Frame<Bytes>> {
         let frame = self.frames.pop_front()?;
         self.bytes -= frame.data_ref().map_or(0, Bytes::len) as u64;
+        if self.frames.is_empty() {
+            self.share = None;
+        }
         Some(frame)
     }
 
@@ -100,8 +118,8 @@ impl Held {
 }
 
 /// Reads until the stream says something.
-pub(super) async fn open(answer: &mut Answer, api: Api, limits: Limits) -> Opened {
-    let mut held = Held::default();
+pub(super) async fn open(answer: &mut Answer, api: Api, limits: Limits, share: Share) -> Opened {
+    let mut held = Held::counted(share);
     let mut scanner = EventScanner::new(api);
     let mut first_event_at: Option<Instant> = None;
     let mut failed: Option<StreamError> = None;
@@ -126,6 +144,7 @@ pub(super) async fn open(answer: &mut Answer, api: Api, limits: Limits) -> Opene
             }
         };
         let data = frame.data_ref().cloned().unwrap_or_default();
+        let room = held.grow(data.len(), limits.buffered);
         held.push(frame);
         let mut rest = &data[..];
         while let Some(kind) = scanner.next(&mut rest) {
@@ -143,8 +162,11 @@ pub(super) async fn open(answer: &mut Answer, api: Api, limits: Limits) -> Opene
                 EventKind::Error(error) => return Opened::Failed(error, held),
             }
         }
-        if held.bytes() > MOST_HELD {
-            return Opened::Begun(held);
+        if held.bytes() > MOST_HELD || !room {
+            return match failed {
+                Some(error) => Opened::Failed(error, held),
+                None => Opened::Begun(held),
+            };
         }
     }
 }

@@ -21,6 +21,9 @@ use super::{ProxySettings, Shared};
 use crate::net::upstream::RequestBody;
 use crate::openai::{self, BodyKind, BodyScan, Name, PathProblem, Route, is_deployment_name};
 
+/// What stands for a token in a body that is not read, in bytes.
+const BYTES_PER_TOKEN: u64 = 4;
+
 /// What a request is, apart from its headers.
 #[derive(Debug)]
 pub(super) struct Understood<'a> {
@@ -46,7 +49,7 @@ enum Named {
 pub(super) enum Body {
     /// All of it: may be sent again. The share of all buffered bytes is given back with it.
     Whole(Bytes, #[expect(dead_code, reason = "held until the body goes")] Share),
-    /// More than may be kept: goes to one backend as it comes.
+    /// More than may be kept: goes to one backend as it comes. What has begun gives its share back once it was sent.
     Begun { begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64 },
 }
 
@@ -74,6 +77,18 @@ impl Share {
     }
 }
 
+/// Bytes that give their share back when the last of them goes.
+struct Counted {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         if self.bytes > 0 {
@@ -83,6 +98,16 @@ impl Drop for Share {
 }
 
 impl Body {
+    /// In bytes: all of them, as far as they were told or have come.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Whole(bytes, _) => bytes.len() as u64,
+            Self::Begun { begun, length, .. } => {
+                length.unwrap_or_else(|| begun.iter().map(Bytes::len).sum::<usize>() as u64)
+            }
+        }
+    }
+
     /// Reads the body whole, or as far as bodies are kept.
     pub(super) async fn read(
         mut body: Incoming,
@@ -118,11 +143,15 @@ impl Body {
                 let Some(most) = most.checked_sub(begun.len() as u64) else {
                     return Err(ProxyError::BodyTooLarge);
                 };
+                let begun = Bytes::from_owner(Counted { bytes: begun, _share: share });
                 return Ok(Self::Begun { begun: VecDeque::from([begun]), rest: body, length, most });
             }
         }
     }
 }
+
+/// So much room a body gets before it has come, in bytes, whatever length it tells.
+const ROOM: usize = 1024 * 1024;
 
 /// Frames put together; a body that came in one frame is not copied.
 enum Gathered {
@@ -137,7 +166,8 @@ impl Gathered {
             Self::Nothing => *self = Self::One(data),
             Self::One(first) => {
                 let known = length.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-                let mut many = BytesMut::with_capacity(known.max(first.len() + data.len()));
+                // What is told is not here yet: room for it comes with it.
+                let mut many = BytesMut::with_capacity(known.min(ROOM).max(first.len() + data.len()));
                 many.extend_from_slice(first);
                 many.extend_from_slice(&data);
                 *self = Self::Many(many);
@@ -219,6 +249,10 @@ pub(super) fn understand<'a>(
             named = openai::multipart_model(bytes, &boundary)?.map(Named::Multipart);
         }
     }
+    if !scan.json {
+        // Not read: its size must do, so that a mark for size never keeps every request away.
+        scan.prompt_tokens = body.size() / BYTES_PER_TOKEN;
+    }
     // The name may stand at the end of what is too long to be kept.
     if matches!(body, Body::Begun { .. }) && must_name && route.operation.body == BodyKind::Json {
         return Err(ProxyError::NameTooFar);
@@ -291,5 +325,20 @@ impl Understood<'_> {
             }
             Body::Whole(..) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_told_length_makes_no_room_before_it_has_come() {
+        let mut gathered = Gathered::Nothing;
+        for _ in 0..3 {
+            gathered.push(Bytes::from_static(b"piece"), Some(1 << 30));
+        }
+        let Gathered::Many(many) = gathered else { panic!("three pieces are put together") };
+        assert!(many.len() == 15 && many.capacity() <= ROOM, "{}", many.capacity());
     }
 }

@@ -72,6 +72,7 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
             raw.limits.header_bytes,
             raw.limits.header_time,
             raw.limits.idle,
+            raw.limits.write_idle,
         ),
         callers,
         pool,
@@ -227,6 +228,7 @@ fn server_limits(
     header_bytes: Option<Located<u64>>,
     header_time: Option<Located<Duration>>,
     idle: Option<Located<Duration>>,
+    write_idle: Option<Located<Duration>>,
 ) -> ServerLimits {
     let default = ServerLimits::default();
     ServerLimits {
@@ -239,5 +241,6 @@ fn server_limits(
         header_bytes: header_bytes.map_or(default.header_bytes, |set| whole(set.value)),
         header_time: header_time.map_or(default.header_time, |set| set.value),
         idle: idle.map_or(default.idle, |set| set.value),
+        write_idle: write_idle.map_or(default.write_idle, |set| set.value),
     }
 }

@@ -535,6 +535,17 @@ fn nothing_that_prints_settings_prints_a_secret() {
     assert!(!printed.contains(secret), "{printed}");
 }
 
+#[test]
+fn a_log_level_is_what_the_log_itself_understands() {
+    for level in ["debug", " warn, sidestep::proxy=trace ", "OFF"] {
+        assert!(with_backend(&format!("[log]\nlevel = \"{level}\"")).is_ok(), "{level}");
+    }
+    for level in ["", "inof", "sidestep=loud", "[span]", "info,sidestep[{id=7}]=debug"] {
+        let result = with_backend(&format!("[log]\nlevel = \"{level}\""));
+        assert_eq!(keys(&result), ["log.level"], "{level}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(toml in any::<String>(), values in any::<[String; 3]>()) {

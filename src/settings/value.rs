@@ -12,6 +12,7 @@ use secrecy::SecretString;
 
 use crate::settings::problem::nearest;
 use crate::telemetry::LogFormat;
+use crate::telemetry::log::Directives;
 
 /// Longer than any wait here makes sense; guards additions to clocks as well.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -190,12 +191,9 @@ pub(crate) fn origin(text: &str) -> Result<String, String> {
 pub(crate) fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let text = text.trim();
-    // To the filter a misspelt level is the name of a module, and then everything else is silent.
-    let level =
-        |part: &str| part.contains(['=', '[']) || LEVELS.contains(&part.trim().to_ascii_lowercase().as_str());
-    match text.parse::<tracing_subscriber::EnvFilter>() {
-        Ok(_) if text.split(',').all(level) => Ok(text.to_owned()),
-        _ => Err(match nearest(text, LEVELS) {
+    match text.parse::<Directives>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(match nearest(text, LEVELS) {
             Some(known) => format!("a level; the nearest is \"{known}\""),
             None => format!("a level ({}) or directives such as \"warn,sidestep=debug\"", LEVELS.join(", ")),
         }),

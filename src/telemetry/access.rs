@@ -108,14 +108,14 @@ pub struct AttemptNote {
     pub verdict: &'static str,
 }
 
-/// The attempts of one request, in order: the first [`NAMED_ATTEMPTS`] by name, further ones counted.
+/// The attempts of one request, in order; a record names the first [`NAMED_ATTEMPTS`] and counts further ones. There
+/// are at most two for each backend.
 #[derive(Clone, Debug, Default)]
 pub struct AttemptNotes {
     /// Here, because most requests have one or two, and a record lives as long as its stream.
     first: [AttemptNote; INLINE],
     inline: usize,
     more: Vec<AttemptNote>,
-    further: u32,
     failovers: u32,
     last: Option<usize>,
 }
@@ -133,31 +133,37 @@ impl AttemptNotes {
                 *place = note;
                 self.inline += 1;
             }
-            None if self.more.len() < NAMED_ATTEMPTS - INLINE => self.more.push(note),
-            None => self.further = self.further.saturating_add(1),
+            None => self.more.push(note),
         }
     }
 
     /// The last one turned out otherwise than it began.
     pub fn amend(&mut self, verdict: &'static str) {
-        if self.further > 0 {
-            return;
-        }
         let last = self.more.last_mut().or_else(|| self.first[..self.inline].last_mut());
         if let Some(note) = last {
             note.verdict = verdict;
         }
     }
 
-    /// Those with names, in order.
-    pub fn named(&self) -> impl Iterator<Item = &AttemptNote> {
+    /// All of them, in order.
+    pub fn all(&self) -> impl Iterator<Item = &AttemptNote> {
         self.first[..self.inline].iter().chain(&self.more)
+    }
+
+    /// Those that a record names, in order.
+    pub fn named(&self) -> impl Iterator<Item = &AttemptNote> {
+        self.all().take(NAMED_ATTEMPTS)
+    }
+
+    /// How many there were that a record does not name.
+    fn further(&self) -> u64 {
+        (self.inline + self.more.len()).saturating_sub(NAMED_ATTEMPTS) as u64
     }
 
     /// How many there were.
     #[must_use]
     pub fn count(&self) -> u32 {
-        u32::try_from(self.inline + self.more.len()).unwrap_or(u32::MAX).saturating_add(self.further)
+        u32::try_from(self.inline + self.more.len()).unwrap_or(u32::MAX)
     }
 
     /// How many went to another backend than the one before.
@@ -242,9 +248,9 @@ impl AccessRecord<'_> {
             out.push(b' ');
             out.extend_from_slice(note.verdict.as_bytes());
         }
-        if self.attempts.further > 0 {
+        if self.attempts.further() > 0 {
             out.extend_from_slice(b", further ");
-            decimal(out, self.attempts.further.into());
+            decimal(out, self.attempts.further());
         }
         out.push(b'"');
     }
@@ -277,7 +283,7 @@ impl AccessRecord<'_> {
             out.push(b'}');
         }
         put(out, "],\"further_attempts\":");
-        decimal(out, self.attempts.further.into());
+        decimal(out, self.attempts.further());
         put(out, ",\"first_byte_ms\":");
         match self.first_byte {
             Some(first_byte) => millis(out, first_byte),

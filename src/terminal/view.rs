@@ -96,7 +96,7 @@ fn lines(state: &ViewState, now: Instant, width: usize, height: usize) -> (Vec<L
 
     let mut bottom = Vec::new();
     if 18 <= height {
-        let notes = notes(state, width, height / 5, palette);
+        let notes = notes(state, width, height / 4, palette);
         if !notes.is_empty() {
             bottom.push(Line::default());
             bottom.extend(notes);

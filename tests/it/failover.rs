@@ -215,18 +215,33 @@ async fn an_absurd_time_for_a_large_request_keeps_only_large_ones_away() {
     assert_eq!(stage.chat().await.region(), Some("east"), "small ones are served as before");
 }
 
+/// Azure's 429 for the size of one request.
+fn peak_load() -> FaultRule {
+    let message = "The request exceeds the maximum usage size allowed during peak load.";
+    let peak = Fault::Status {
+        status: 429,
+        body: Some(format!(r#"{{"error":{{"code":"429","message":"{message}"}}}}"#)),
+        headers: vec![("retry-after".into(), "30".into())],
+    };
+    FaultRule::times(peak, 1)
+}
+
+#[tokio::test]
+async fn a_size_refused_of_a_body_that_is_not_read_keeps_only_that_size_away() {
+    let stage = Scene::of([("east", 1), ("west", 2)]).start();
+    stage.resource("east").fault(peak_load());
+    let path = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
+    let unread = "a body that is no JSON ".repeat(1_000);
+    // West was asked, and says what it thinks of such a body.
+    assert_eq!(stage.caller().post(path, &unread).await.status, 400);
+    assert_eq!((stage.seen("east"), stage.seen("west")), (1, 1));
+    assert_eq!(stage.chat().await.region(), Some("east"));
+}
+
 #[tokio::test]
 async fn a_size_refused_in_peak_load_keeps_only_that_size_away() {
     let stage = Scene::of([("east", 1), ("west", 2)]).start();
-    let peak = Fault::Status {
-        status: 429,
-        body: Some(
-            r#"{"error":{"code":"429","message":"The request exceeds the maximum usage size allowed during peak load."}}"#
-                .into(),
-        ),
-        headers: vec![("retry-after".into(), "30".into())],
-    };
-    stage.resource("east").fault(FaultRule::times(peak, 1));
+    stage.resource("east").fault(peak_load());
     let large = long_question(2_000);
     for _ in 0..2 {
         assert_eq!(stage.caller().post(CHAT, &large).await.region(), Some("west"));

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod bytes;
+mod connections;
 mod crowd;
 mod descriptors;
 mod doors;
@@ -17,5 +18,6 @@ mod peers;
 mod process;
 mod raw;
 mod secrets;
+mod settling;
 mod simulator;
 mod streams;

@@ -9,6 +9,9 @@ use sidestep::balance::Deployments;
 use super::health::{Failure, Fit, Health, LONGEST, SHORTEST};
 use super::schedule::{Backend, Call, Limits, Ms};
 
+/// The longest prelude here, with what is read together with its end.
+const PRELUDE: usize = 16 * 1024;
+
 const REFUSED: Ms = 60_000;
 const ABSENT: Ms = 300_000;
 const OVERSIZE: Ms = 600_000;
@@ -622,7 +625,9 @@ impl Book {
         self.release(attempt, now);
         // Whether the answer or the caller was faster is not known.
         let Attempt { site, ref there, sent, outcome, .. } = self.attempts[attempt];
-        if sent == now || outcome.is_some_and(|(_, at)| at == now) {
+        // Behind a body that no backend takes yet, the balancer cannot see its caller leave.
+        let unseen = self.requests[request].call.long;
+        if unseen || sent == now || outcome.is_some_and(|(_, at)| at == now) {
             let there = there.clone();
             self.sites[site].fog = true;
             self.lane(site, &there).fog = true;
@@ -645,23 +650,29 @@ impl Book {
 
     /// Whether a backend is still at work for this request.
     pub(crate) fn open(&self, request: usize) -> bool {
-        self.requests[request].attempts.iter().any(|attempt| self.attempts[*attempt].open)
+        let asked = &self.requests[request];
+        !asked.call.long && asked.attempts.iter().any(|attempt| self.attempts[*attempt].open)
     }
 
     /// The least and the most that may be in flight: a good answer is, until its caller has read it.
     pub(crate) fn in_flight(&self) -> (u64, u64) {
         let waited_for = self.requests.iter().filter(|request| !request.left && !request.done);
         let last = waited_for.filter_map(|request| Some(&self.attempts[*request.attempts.last()?]));
-        last.fold((0, 0), |(least, most), attempt| match attempt.outcome {
+        let hidden = self.attempts.iter().filter(|attempt| {
+            let of = &self.requests[attempt.request];
+            attempt.open && of.left && of.call.long
+        });
+        let hidden = hidden.fold(0, |count, _| count + 1);
+        last.fold((0, hidden), |(least, most), attempt| match attempt.outcome {
             None => (least + 1, most + 1),
             Some((Outcome::Good, _)) => (least, most + 1),
             Some(_) => (least, most),
         })
     }
 
-    /// Bytes of the bodies that callers wait for answers to.
+    /// Bytes that may be held: the bodies that callers wait for answers to, and the preludes of the answers.
     pub(crate) fn bodies(&self) -> usize {
-        self.requests.iter().filter(|request| !request.done).map(|request| request.body).sum()
+        self.requests.iter().filter(|request| !request.done).map(|request| request.body + PRELUDE).sum()
     }
 
     /// Whether these may be too many.

@@ -22,6 +22,7 @@ use tokio::task::{self, JoinHandle};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::backend::{Net, World, key_of};
+use super::book::Book;
 use super::caller::{self, Front, Told};
 use super::schedule::{Backend, Call, Kind, Limits, NAMES, Schedule, Step};
 
@@ -172,7 +173,9 @@ impl Stage {
         if drained && timeout(Duration::from_secs(60), self.front.stop.emptied()).await.is_err() {
             self.world.violated("I9", "a drain does not end although all is answered");
         }
-        sleep(Duration::from_millis(2)).await;
+        let unseen = |book: &Book| book.requests.iter().any(|request| request.left && request.call.long);
+        let unseen = unseen(&self.world.book.borrow());
+        sleep(Duration::from_millis(if unseen { self.limits.deadline } else { 2 })).await;
         self.check_idle();
     }
 

@@ -192,11 +192,13 @@ fn call(rng: &mut Rng, invents: bool) -> Call {
         }
     });
     let whole = matches!(kind, Chat | Embeddings);
+    let (big, long) = (chance(rng, 15) && kind.named(), chance(rng, 8) && whole);
     Call {
         kind,
         deployment,
-        big: chance(rng, 15) && kind.named(),
-        long: chance(rng, 8) && whole,
+        // What is too long to be kept is not read for what it will be charged.
+        big: big && !long,
+        long,
         leaves_after: chance(rng, 20).then(|| rng.u64(..6_000)),
         slow: chance(rng, 15).then(|| rng.u64(1..700)),
         patience_s: chance(rng, 5).then(|| rng.u64(1..12)),

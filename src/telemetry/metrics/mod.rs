@@ -230,7 +230,7 @@ impl WorkerMetrics {
         let deployment = met.deployments.number(&self.names.deployments, record.deployment, earned);
         let caller = met.callers.number(&self.names.callers, record.caller, true);
         sums.count_request(deployment, caller, record, succeeded);
-        for note in record.attempts.named() {
+        for note in record.attempts.all() {
             let name = record.backends.get(note.backend).map(|name| &**name);
             let backend = met.backends.number(&self.names.backends, name, true);
             bounded(&mut sums.attempts, (backend, deployment)).add(note.verdict, 1);
@@ -301,12 +301,12 @@ impl Sums {
             || counts.statuses.iter().any(|(status, _)| *status == record.status);
         counts.statuses.add(if room { record.status } else { 0 }, 1);
         if let Some(tokens) = record.tokens {
-            counts.prompt += tokens.prompt;
-            counts.cached += tokens.cached;
-            counts.completion += tokens.completion;
-            totals.prompt_tokens += tokens.prompt;
-            totals.cached_tokens += tokens.cached;
-            totals.completion_tokens += tokens.completion;
+            counts.prompt = counts.prompt.saturating_add(tokens.prompt);
+            counts.cached = counts.cached.saturating_add(tokens.cached);
+            counts.completion = counts.completion.saturating_add(tokens.completion);
+            totals.prompt_tokens = totals.prompt_tokens.saturating_add(tokens.prompt);
+            totals.cached_tokens = totals.cached_tokens.saturating_add(tokens.cached);
+            totals.completion_tokens = totals.completion_tokens.saturating_add(tokens.completion);
         }
         let failovers = u64::from(record.attempts.failovers());
         if failovers > 0 || record.exhausted {
@@ -323,9 +323,9 @@ impl Sums {
         for (key, theirs) in &other.requests {
             let mine = self.requests.entry(*key).or_default();
             theirs.statuses.iter().for_each(|(status, count)| mine.statuses.add(*status, *count));
-            mine.prompt += theirs.prompt;
-            mine.cached += theirs.cached;
-            mine.completion += theirs.completion;
+            mine.prompt = mine.prompt.saturating_add(theirs.prompt);
+            mine.cached = mine.cached.saturating_add(theirs.cached);
+            mine.completion = mine.completion.saturating_add(theirs.completion);
         }
         for (key, theirs) in &other.attempts {
             let mine = self.attempts.entry(*key).or_default();
@@ -351,9 +351,9 @@ impl Totals {
         self.in_flight += other.in_flight;
         self.failovers += other.failovers;
         self.exhausted += other.exhausted;
-        self.prompt_tokens += other.prompt_tokens;
-        self.cached_tokens += other.cached_tokens;
-        self.completion_tokens += other.completion_tokens;
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
     }
 }
 
@@ -401,6 +401,17 @@ mod tests {
         assert!(text.ends_with("# EOF\n"));
         let totals = metrics.totals();
         assert_eq!((totals.requests, totals.succeeded, totals.failovers, totals.in_flight), (2, 2, 2, 0));
+    }
+
+    #[test]
+    fn every_attempt_is_counted_however_many_a_record_names() {
+        let metrics = Metrics::new();
+        let backends = ["east".into()];
+        let attempts = notes(&[(0, "failed"); 20]);
+        metrics.worker().observe(&record(&backends, &attempts));
+        let text = metrics.render(PoolGauges::default(), 0);
+        let start = r#"sidestep_attempts_total{backend="east",deployment="gpt-4o",verdict="failed"}"#;
+        assert_eq!(line_of(&text, start), Some("20"));
     }
 
     #[test]

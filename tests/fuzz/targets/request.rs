@@ -40,10 +40,7 @@ fn path_and_query(method: &Method, uri: &Uri, there: &str) {
     let Ok(route) = openai::route(method, uri.path(), uri.query()) else { return };
     let same = upstream(&route, None);
     guarded(&same.0);
-    assert_eq!(
-        same.1.as_deref().map(pairs),
-        uri.query().map(harmless_pairs).filter(|pairs| !pairs.is_empty())
-    );
+    assert_eq!(same.1, uri.query().map(harmless).filter(|query| !query.is_empty()));
     let other = upstream(&route, Some(there));
     guarded(&other.0);
     // What we send would be understood by ourselves in the same way, but for the name.
@@ -91,14 +88,13 @@ fn pairs(query: &str) -> Vec<(&str, &str)> {
     query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect()
 }
 
-/// All but those that carry a caller's credential.
-fn harmless_pairs(query: &str) -> Vec<(&str, &str)> {
-    let credential = |key: &str| {
+/// The query without the pairs that carry a caller's credential.
+fn harmless(query: &str) -> String {
+    let credential = |pair: &&str| {
+        let key = pair.split('=').next().unwrap_or_default();
         matches!(decoded(key).as_str(), "api-key" | "subscription-key" | "ocp-apim-subscription-key")
     };
-    let mut pairs = pairs(query);
-    pairs.retain(|(key, _)| !credential(key));
-    if pairs == [("", "")] { Vec::new() } else { pairs }
+    query.split('&').filter(|pair| !credential(pair)).collect::<Vec<_>>().join("&")
 }
 
 fn decoded(text: &str) -> String {
