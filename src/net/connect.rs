@@ -52,6 +52,14 @@ pub enum ConnectError {
     /// All of it together took too long.
     #[error("connect timed out")]
     Timeout,
+    /// This process or machine has no file descriptor left: nobody else's failure.
+    #[error("no file descriptor is left")]
+    NoDescriptor(#[source] io::Error),
+}
+
+/// `EMFILE` and `ENFILE`, which have these numbers on Linux, macOS and the BSDs; std has no word for them.
+fn is_own_lack(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// The TLS settings cannot be made.
@@ -130,7 +138,9 @@ pub(crate) async fn connect(
         }
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host((origin.host.as_str(), origin.port))
             .await
-            .map_err(ConnectError::Dns)?
+            .map_err(|error| {
+                if is_own_lack(&error) { ConnectError::NoDescriptor(error) } else { ConnectError::Dns(error) }
+            })?
             .take(MOST_ADDRESSES)
             .collect();
         let stream = first_to_answer(&addresses).await.map_err(unanswered)?;
@@ -152,6 +162,7 @@ pub(crate) async fn connect(
 
 fn unanswered(error: io::Error) -> ConnectError {
     match error.kind() {
+        _ if is_own_lack(&error) => ConnectError::NoDescriptor(error),
         io::ErrorKind::ConnectionRefused => ConnectError::Refused(error),
         _ => ConnectError::Tcp(error),
     }

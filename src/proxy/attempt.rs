@@ -53,6 +53,8 @@ pub(super) enum Outcome {
     Commit(Box<Response<ProxyBody>>),
     /// On to the next lane; an answer to pass back if nothing better comes.
     Next(Option<Box<KeptAnswer>>),
+    /// On to the next lane: we lack what it takes to open a connection.
+    Lacking,
     /// The answer is ours.
     Stop(ProxyError),
 }
@@ -99,8 +101,13 @@ impl Attempt<'_> {
             }
             // The caller's own body broke: that says nothing of the lane.
             Err(Broken::RequestBody(error)) => {
-                self.close(Verdict::PassedBack, attempts, ledger);
+                self.abandon(ledger);
                 Outcome::Stop(error)
+            }
+            // Nor does a connection that we could not open; another lane may have one that is kept.
+            Err(Broken::OwnLack) => {
+                self.abandon(ledger);
+                if understood.repeatable() { Outcome::Lacking } else { Outcome::Stop(ProxyError::Overloaded) }
             }
             Err(Broken::Attempt(failure)) => self.failed(failure, understood, attempts, ledger),
         }
@@ -307,6 +314,14 @@ impl Attempt<'_> {
         }
     }
 
+    /// The attempt came to nothing through no fault of its lane, whose state stays as it was.
+    fn abandon(self, ledger: &mut Option<Ledger>) {
+        let backend = self.number(ledger);
+        if let Some(entry) = ledger {
+            entry.tried(backend, "abandoned");
+        }
+    }
+
     /// The attempt is over and nothing of it goes downstream.
     fn close(self, verdict: Verdict, attempts: &mut Attempts, ledger: &mut Option<Ledger>) {
         let backend = self.number(ledger);
@@ -415,6 +430,8 @@ enum Broken {
     Attempt(AttemptFailure),
     /// By the caller, who is told so.
     RequestBody(ProxyError),
+    /// By us: no file descriptor is left.
+    OwnLack,
     OutOfTime,
 }
 
@@ -434,6 +451,7 @@ fn broken(error: &SendError) -> Broken {
         SendError::Connect(ConnectError::Tls(_)) => AttemptFailure::Tls,
         SendError::Connect(ConnectError::Timeout) => AttemptFailure::ConnectTimeout,
         SendError::Connect(ConnectError::Tcp(_)) => AttemptFailure::Connect,
+        SendError::Connect(ConnectError::NoDescriptor(_)) => return Broken::OwnLack,
         SendError::Closed { .. } => AttemptFailure::Closed,
         SendError::Malformed(_) => AttemptFailure::Malformed,
         SendError::RequestBody(_) => return Broken::RequestBody(ProxyError::BrokenBody),

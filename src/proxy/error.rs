@@ -55,6 +55,9 @@ pub enum ProxyError {
     /// 503
     #[error("Too many large requests at once. Please retry after 1 second.")]
     Full,
+    /// 503
+    #[error("This balancer is overloaded. Please retry after 1 second.")]
+    Overloaded,
     /// 404
     #[error("The API deployment for this resource does not exist on any backend.")]
     UnknownDeployment,
@@ -107,7 +110,9 @@ impl ProxyError {
             Self::UnknownDeployment => StatusCode::NOT_FOUND,
             Self::Throttled { .. } | Self::TooLargeNow => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamFailed | Self::BackendRefused => StatusCode::BAD_GATEWAY,
-            Self::Full | Self::Resting | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full | Self::Overloaded | Self::Resting | Self::NoBackend => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Upgrade => StatusCode::NOT_IMPLEMENTED,
         }
@@ -128,7 +133,7 @@ impl ProxyError {
             Self::SlowBody => "Timeout",
             Self::BodyTooLarge | Self::NameTooFar => "body_too_large",
             Self::Upgrade => "upgrade_not_supported",
-            Self::Full => "overloaded",
+            Self::Full | Self::Overloaded => "overloaded",
             Self::UnknownDeployment => "DeploymentNotFound",
             Self::Unsupported => "OperationNotSupported",
             Self::Throttled { .. } => "429",
@@ -163,7 +168,7 @@ impl ProxyError {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(*wait)));
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(milliseconds(*wait)));
             }
-            Self::Full | Self::Resting => {
+            Self::Full | Self::Overloaded | Self::Resting => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
             }
             // Worth another try only with a smaller request: the SDKs are told so.

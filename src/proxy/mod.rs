@@ -169,6 +169,7 @@ impl Proxy {
     ) -> Result<Response<ProxyBody>, ProxyError> {
         let mut attempts = Attempts::default();
         let mut kept = None;
+        let mut lacking = false;
         let deployment = understood.deployment.clone();
         let ask = Ask {
             deployment: deployment.as_deref(),
@@ -184,6 +185,10 @@ impl Proxy {
             let picked = self.shared.pool().pick(now, &ask, &mut attempts);
             let pick = match picked {
                 Ok(pick) => pick,
+                // No lane was found wanting: we were.
+                Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
+                    return Err(ProxyError::Overloaded);
+                }
                 Err(exhausted) => {
                     let entry = ledger.as_mut().expect("taken at the commit only");
                     return Self::answer_exhausted(exhausted, kept, entry);
@@ -200,6 +205,7 @@ impl Proxy {
             match attempt.run(&mut understood, &mut attempts, ledger).await {
                 attempt::Outcome::Commit(response) => return Ok(*response),
                 attempt::Outcome::Next(None) => {}
+                attempt::Outcome::Lacking => lacking = true,
                 attempt::Outcome::Next(answer) => kept = answer,
                 attempt::Outcome::Stop(error) => return Err(error),
             }
