@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::balance::PinCounts;
 use crate::telemetry::metrics::Totals;
 
 /// The whole document.
@@ -27,8 +28,27 @@ pub struct StatusDocument {
     pub callers: CallersStatus,
     /// Tokens of all callers.
     pub tokens: TokensStatus,
+    /// Of responses, files and the like, which live on one backend each.
+    pub objects: ObjectsStatus,
     /// In the order of the settings.
     pub backends: Vec<BackendStatus>,
+}
+
+/// What is known of objects that only one backend has.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ObjectsStatus {
+    /// Ids of which it is remembered where they live.
+    pub ids: usize,
+    /// Ids remembered as being nowhere.
+    pub absent: usize,
+    /// Requests that named only unknown ids, so that backends were asked in turn.
+    pub lookups_total: u64,
+}
+
+impl From<PinCounts> for ObjectsStatus {
+    fn from(counts: PinCounts) -> Self {
+        Self { ids: counts.ids, absent: counts.absent, lookups_total: counts.lookups }
+    }
 }
 
 /// What callers saw since the start.
@@ -203,6 +223,7 @@ pub(super) mod tests {
             draining: false,
             callers: CallersStatus::default(),
             tokens: TokensStatus::default(),
+            objects: ObjectsStatus::default(),
             backends: vec![backend],
         }
     }
@@ -214,6 +235,7 @@ pub(super) mod tests {
             "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,
                 "in_flight":0,"failovers_total":0,"exhausted_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
+            "objects":{"ids":0,"absent":0,"lookups_total":0},
             "backends":[{"name":"west","url":"https://west.openai.azure.com","priority":1,"weight":1,
                 "credential":"ready","drained":false,"in_flight":0,"state":"admitting",
                 "remaining_ms":null,"cause":null,"requests_total":2,"served_total":0,

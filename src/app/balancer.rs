@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::admin::status::{BackendStatus, CallersStatus, StatusDocument, TokensStatus};
+use crate::admin::status::{BackendStatus, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus};
 use crate::admin::{Admin, Doors};
 use crate::balance::{Pool, PoolSettings};
 use crate::net::connect::TlsProblem;
@@ -120,6 +120,7 @@ impl View {
             draining: self.shared.health.draining(),
             callers: CallersStatus::from(&totals),
             tokens: TokensStatus::from(&totals),
+            objects: ObjectsStatus::from(self.shared.pins().counts()),
             backends: snapshot.backends.iter().map(BackendStatus::from).collect(),
         }
     }
@@ -159,7 +160,7 @@ impl Balancer {
         let (listener, listen) = listen_on(settings.listen)?;
         let admin = settings.admin_listen.map(listen_on).transpose()?;
         let seed = fastrand::u64(..);
-        let shared = Arc::new(Shared::new(pool(settings.pool.clone(), seed)));
+        let shared = Arc::new(Shared::new(pool(settings.pool.clone(), seed), settings.pins));
         shared.health.set_credentials(settings.pool.backends.len());
         let view = View {
             shared,
@@ -458,6 +459,9 @@ impl Control {
             let mut pool = self.view.shared.pool();
             pool.reconfigure(clock::now(), settings.pool.clone());
             (0..backends).for_each(|backend| pool.set_credential(backend, true));
+            let ids = pool.backend_ids();
+            drop(pool);
+            self.view.shared.pins().reconfigure(settings.pins, ids);
         }
         self.view.shared.health.set_credentials(backends);
         self.generation = generation;

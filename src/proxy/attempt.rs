@@ -15,6 +15,7 @@ use super::edge::Edge;
 use super::error::ProxyError;
 use super::headers;
 use super::ledger::Ledger;
+use super::objects::Bond;
 use super::place::Place;
 use super::prelude::{self, Opened};
 use super::request::Understood;
@@ -45,6 +46,7 @@ pub(super) struct Attempt<'a> {
     pub(super) api: Api,
     pub(super) deadline: Instant,
     pub(super) place: Place,
+    pub(super) bond: &'a Bond,
 }
 
 /// What comes of it.
@@ -293,7 +295,8 @@ impl Attempt<'_> {
             ServiceTier::Flex => Tier::Flex,
             ServiceTier::Priority => Tier::Priority,
         });
-        let told = Told { status, headers, body, service_tier, callers_credential: false };
+        let looked_for = self.bond.is_looked_for(self.place.pick().backend_id(), status, body);
+        let told = Told { status, headers, body, service_tier, callers_credential: false, looked_for };
         judge(&told, self.ask, attempts)
     }
 
@@ -370,6 +373,9 @@ impl Attempt<'_> {
         let backend = self.number(ledger);
         let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
         let now = clock::now();
+        if let Some(mut noting) = self.bond.served(self.place.pick().backend_id(), &head) {
+            noting.feed(&body);
+        }
         let mut usage = UsageScanner::default();
         usage.feed(&body);
         let tokens = entry.count_tokens(usage.usage(), 0);
@@ -411,6 +417,7 @@ impl Attempt<'_> {
         entry.tried(backend, verdict.word());
         entry.commit(clock::now(), head.status, backend);
         let explain = self.explain();
+        let noting = self.bond.served(self.place.pick().backend_id(), &head);
         let mut head = head;
         let stream = is_event_stream(&head.headers).then_some(self.api);
         if stream.is_some() {
@@ -420,7 +427,7 @@ impl Attempt<'_> {
         finish_head(&mut head.headers, explain, &entry);
         let idle = self.edge.settings.stream_idle_timeout;
         let open = (verdict, self.place, std::mem::take(attempts), entry);
-        let committed = Committed::new(answer, held, stream, idle, open);
+        let committed = Committed::new(answer, held, stream, idle, open).noting(noting);
         Outcome::Commit(Box::new(Response::from_parts(head, ProxyBody::Committed(Box::new(committed)))))
     }
 }

@@ -71,6 +71,18 @@ pub enum ProxyError {
         wait: Duration,
     },
     /// 429
+    #[error("The backend that has what this request names is rate limited. Please retry after {} seconds.", seconds(*wait))]
+    OwnerThrottled {
+        /// When to come back.
+        wait: Duration,
+    },
+    /// 404, or 400 where Azure says so
+    #[error("{}", if *previous { "The previous response was not found." } else { "No object with this id was found." })]
+    NoSuchObject {
+        /// It is the response to be continued.
+        previous: bool,
+    },
+    /// 429
     #[error("The request is too large for every backend at the moment.")]
     TooLargeNow,
     /// 502
@@ -98,6 +110,8 @@ impl ProxyError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignPage => StatusCode::FORBIDDEN,
             Self::Path(problem) => problem.status(),
+            Self::NoSuchObject { previous: false } => StatusCode::NOT_FOUND,
+            Self::NoSuchObject { previous: true } => StatusCode::BAD_REQUEST,
             Self::Body(_)
             | Self::DeploymentName
             | Self::Compressed
@@ -108,7 +122,9 @@ impl ProxyError {
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge | Self::NameTooFar => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnknownDeployment => StatusCode::NOT_FOUND,
-            Self::Throttled { .. } | Self::TooLargeNow => StatusCode::TOO_MANY_REQUESTS,
+            Self::Throttled { .. } | Self::OwnerThrottled { .. } | Self::TooLargeNow => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::UpstreamFailed | Self::BackendRefused => StatusCode::BAD_GATEWAY,
             Self::Full | Self::Overloaded | Self::Resting | Self::NoBackend => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -136,7 +152,9 @@ impl ProxyError {
             Self::Full | Self::Overloaded => "overloaded",
             Self::UnknownDeployment => "DeploymentNotFound",
             Self::Unsupported => "OperationNotSupported",
-            Self::Throttled { .. } => "429",
+            Self::Throttled { .. } | Self::OwnerThrottled { .. } => "429",
+            Self::NoSuchObject { previous: true } => "previous_response_not_found",
+            Self::NoSuchObject { previous: false } => "not_found",
             Self::TooLargeNow => "request_too_large_now",
             Self::UpstreamFailed => "backend_failed",
             Self::BackendRefused => "backend_refused",
@@ -164,7 +182,7 @@ impl ProxyError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            Self::Throttled { wait } => {
+            Self::Throttled { wait } | Self::OwnerThrottled { wait } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(*wait)));
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(milliseconds(*wait)));
             }

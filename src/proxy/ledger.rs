@@ -152,6 +152,15 @@ impl Ledger {
         self.tokens.map_or(0, |tokens| tokens.prompt.saturating_add(tokens.completion))
     }
 
+    /// The answer is ours, and a good one.
+    pub(super) fn answer_here(&mut self, status: StatusCode) {
+        let now = clock::now();
+        self.waits(now);
+        self.first_byte = Some(now.saturating_duration_since(self.started));
+        self.status = status.as_u16();
+        self.end(now, Ended::AnsweredHere);
+    }
+
     /// The answer is ours.
     pub(super) fn refuse(&mut self, error: &ProxyError) {
         let now = clock::now();

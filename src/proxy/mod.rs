@@ -2,8 +2,8 @@
 //!
 //! Owns: the walk (this file), what a request is and which backend may get its bytes (`request`, `headers`),
 //! one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`), the committed body
-//! (`committed`), the place on a lane that is always handed back (`place`), the one record per request
-//! (`ledger`), and our own answers (`error`).
+//! (`committed`), the place on a lane that is always handed back (`place`), what lives on one backend only
+//! (`objects`), the one record per request (`ledger`), and our own answers (`error`, `models`).
 //! Does not: choose (`balance`), know the API (`openai`), open sockets (`net`), know keys (`identity`).
 //!
 //! The walk is a plain function, not layers: picking, sending and judging depend on each other, and a missing
@@ -15,6 +15,8 @@ mod edge;
 mod error;
 mod headers;
 mod ledger;
+mod models;
+mod objects;
 mod place;
 mod prelude;
 mod request;
@@ -34,8 +36,9 @@ pub use self::committed::ProxyBody;
 pub use self::edge::{Edge, EdgeSettings, UnusableEdge};
 pub use self::error::ProxyError;
 use self::ledger::{Desk, Ledger};
+use self::objects::Bond;
 use self::request::{Body, Understood};
-use crate::balance::{Ask, Attempts, Cause, Exhausted, Pool};
+use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
 use crate::identity::callers::Admission;
 use crate::net::server::{Handler, Peer};
 use crate::net::stop::{LocalStop, Stop};
@@ -74,6 +77,7 @@ pub struct ProxySettings {
 #[derive(Debug)]
 pub struct Shared {
     pool: Mutex<Pool>,
+    pins: Mutex<Pins>,
     /// Whether we are listening, draining, able.
     pub health: Health,
     /// Bytes of all buffered bodies together.
@@ -83,8 +87,14 @@ pub struct Shared {
 impl Shared {
     /// Nothing is buffered yet.
     #[must_use]
-    pub fn new(pool: Pool) -> Self {
-        Self { pool: Mutex::new(pool), health: Health::default(), buffered: AtomicUsize::new(0) }
+    pub fn new(pool: Pool, pins: PinSettings) -> Self {
+        let pins = Mutex::new(Pins::new(pins, pool.backend_ids()));
+        Self { pool: Mutex::new(pool), pins, health: Health::default(), buffered: AtomicUsize::new(0) }
+    }
+
+    /// Where objects live. Held like the pool, and never together with it.
+    pub fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of all buffered bodies together, now.
@@ -156,6 +166,14 @@ impl Proxy {
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
+        if understood.route.operation.name == "models" {
+            let names = self.shared.pool().deployments();
+            let answer = names.and_then(|names| models::answer(&parts.method, &understood.route, &names));
+            if let Some(response) = answer {
+                entry.answer_here(response.status());
+                return Ok(response);
+            }
+        }
         self.attempts(parts, understood, deadline, ledger).await
     }
 
@@ -171,7 +189,9 @@ impl Proxy {
         let mut kept = None;
         let mut lacking = false;
         let deployment = understood.deployment.clone();
-        let ask = Ask {
+        let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
+        let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
+        let mut ask = Ask {
             deployment: deployment.as_deref(),
             family: understood.route.operation.family,
             operation: understood.route.operation.name,
@@ -179,15 +199,22 @@ impl Proxy {
             streamed: understood.scan.stream,
             harmless: understood.route.operation.harmless.given(understood.scan.background),
             lowest_priority: None,
+            pin: None,
         };
         loop {
             let now = clock::now();
+            ask.pin = bond.pin();
             let picked = self.shared.pool().pick(now, &ask, &mut attempts);
             let pick = match picked {
                 Ok(pick) => pick,
                 // No lane was found wanting: we were.
                 Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
                     return Err(ProxyError::Overloaded);
+                }
+                Err(exhausted) if bond.goes_on(&exhausted, attempts.count()) => continue,
+                Err(Exhausted::Throttled { wait }) if bond.binds() => {
+                    ledger.as_mut().expect("taken at the commit only").exhausted = true;
+                    return Err(ProxyError::OwnerThrottled { wait });
                 }
                 Err(exhausted) => {
                     let entry = ledger.as_mut().expect("taken at the commit only");
@@ -201,7 +228,7 @@ impl Proxy {
                 return Err(ProxyError::UpstreamFailed);
             };
             let api = understood.route.operation.api;
-            let attempt = Attempt { edge: &edge, parts, ask: &ask, api, deadline, place };
+            let attempt = Attempt { edge: &edge, parts, ask: &ask, api, deadline, place, bond: &bond };
             match attempt.run(&mut understood, &mut attempts, ledger).await {
                 attempt::Outcome::Commit(response) => return Ok(*response),
                 attempt::Outcome::Next(None) => {}

@@ -17,6 +17,7 @@ use tokio::time::timeout_at;
 
 use super::error::ProxyError;
 use super::headers;
+use super::objects::Objects;
 use super::{ProxySettings, Shared};
 use crate::net::upstream::RequestBody;
 use crate::openai::{self, BodyKind, BodyScan, Name, PathProblem, Route, is_deployment_name};
@@ -34,6 +35,8 @@ pub(super) struct Understood<'a> {
     named: Option<Named>,
     /// Empty where the body is no JSON.
     pub(super) scan: BodyScan,
+    /// Taken when the request sets out.
+    pub(super) objects: Objects,
     /// Gone once a body that cannot be repeated was sent.
     body: Option<Body>,
 }
@@ -230,6 +233,7 @@ pub(super) fn understand<'a>(
         }
     }
     let must_name = route.deployment.is_none() && route.query_deployment.is_none();
+    let mut read = None;
     if let Some(bytes) = whole {
         let content_type = text(&parts.headers, CONTENT_TYPE);
         let boundary = openai::multipart_boundary(content_type);
@@ -245,6 +249,7 @@ pub(super) fn understand<'a>(
                 return Err(ProxyError::NotJson);
             }
             named = scan.model.take().map(Named::Json);
+            read = Some(bytes);
         } else if let Some(boundary) = boundary.filter(|_| !compressed) {
             named = openai::multipart_model(bytes, &boundary)?.map(Named::Multipart);
         }
@@ -272,7 +277,8 @@ pub(super) fn understand<'a>(
         (None, None, Some(name)) => Some(name.as_ref().into()),
         (None, None, None) => None,
     };
-    Ok(Understood { route, deployment, named, scan, body: Some(body) })
+    let objects = Objects::of(parts, &route, scan.store, read);
+    Ok(Understood { route, deployment, named, scan, objects, body: Some(body) })
 }
 
 fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {

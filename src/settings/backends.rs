@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::balance::{BackendSettings, Deployments, PoolSettings};
+use crate::balance::{BackendSettings, Deployments, PinSettings, PoolSettings};
 use crate::identity::Credential;
 use crate::net::upstream::Origin;
 use crate::settings::address::Address;
@@ -24,15 +24,16 @@ struct Backend {
     priority: u32,
     weight: NonZeroU32,
     http2: bool,
+    home: Option<Located<bool>>,
 }
 
-/// The pool and, in the same order, where its backends stand.
+/// The pool, in the same order where its backends stand, and where objects live.
 pub(super) fn resolve(
     raw: Vec<RawBackend>,
-    lanes: Option<Located<u64>>,
+    (lanes, ids): (Option<Located<u64>>, Option<Located<u64>>),
     notes: &mut Vec<String>,
     problems: &Problems,
-) -> (PoolSettings, Vec<UpstreamBackend>) {
+) -> (PoolSettings, Vec<UpstreamBackend>, PinSettings) {
     let mut names = given_names(&raw, problems);
     let backends: Vec<Backend> = raw.into_iter().filter_map(|raw| complete(raw, &mut names)).collect();
     for (index, backend) in backends.iter().enumerate() {
@@ -42,8 +43,23 @@ pub(super) fn resolve(
         }
     }
     let lanes = lanes.map_or(defaults::LANES, |lanes| whole(lanes.value));
+    let ids = ids.map_or(defaults::IDS, |ids| whole(ids.value));
+    let pins = PinSettings { ids, home: home(&backends, problems) };
     let (settings, upstreams) = backends.into_iter().map(Backend::split).unzip();
-    (PoolSettings { backends: settings, lanes }, upstreams)
+    (PoolSettings { backends: settings, lanes }, upstreams, pins)
+}
+
+/// Where objects are made: the one that says so, else the first.
+fn home(backends: &[Backend], problems: &Problems) -> usize {
+    let says = |backend: &Backend| backend.home.as_ref().is_some_and(|home| home.value);
+    let position = backends.iter().position(says).unwrap_or(0);
+    for second in backends.iter().skip(position + 1).filter(|backend| says(backend)) {
+        if let Some(home) = &second.home {
+            let first = &backends[position].name;
+            problems.refuse(home, format!("one home at most: backend {first} is it already"));
+        }
+    }
+    position
 }
 
 fn given_names(raw: &[RawBackend], problems: &Problems) -> BTreeSet<String> {
@@ -72,6 +88,7 @@ fn complete(raw: RawBackend, names: &mut BTreeSet<String>) -> Option<Backend> {
         priority: raw.priority.and_then(|set| u32::try_from(set.value).ok()).unwrap_or(defaults::PRIORITY),
         weight: weight.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
         http2: value_or(raw.http2.as_ref(), false),
+        home: raw.home,
     })
 }
 

@@ -11,6 +11,7 @@ pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCAL
 pub(super) const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080);
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 pub(super) const LANES: usize = 10_000;
+pub(super) const IDS: usize = 100_000;
 pub(super) const PRIORITY: u32 = 1;
 
 /// Platforms keep routing to us for seconds after they asked us to stop; nobody routes to loopback.

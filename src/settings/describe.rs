@@ -50,6 +50,10 @@ fn write(text: &mut String, settings: &Settings) -> fmt::Result {
             if backend.weight.get() != 1 {
                 write!(text, ", weight {}", backend.weight)?;
             }
+            let is_home = settings.pool.backends.get(settings.pins.home).is_some_and(|home| home.name == *name);
+            if is_home && settings.pins.home > 0 {
+                write!(text, ", home")?;
+            }
             if upstream.origin.http2 {
                 write!(text, ", HTTP/2")?;
             }
@@ -150,6 +154,7 @@ fn differences(settings: &Settings) -> Vec<String> {
         ),
         ("limits.buffered", bytes(proxy.buffered), bytes(proxy_default.buffered)),
         ("limits.lanes", settings.pool.lanes.to_string(), defaults::LANES.to_string()),
+        ("limits.ids", settings.pins.ids.to_string(), defaults::IDS.to_string()),
         ("log.level", settings.log.level.clone(), defaults::log().level),
         ("log.format", format_word(settings.log.format), format_word(defaults::log().format)),
     ];

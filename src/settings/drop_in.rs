@@ -70,6 +70,7 @@ fn backend(digits: &str, environment: &Environment, problems: &Problems) -> RawB
         api_key: environment.secret(&key_name, problems, value::api_key),
         deployments,
         http2: None,
+        home: None,
     }
 }
 

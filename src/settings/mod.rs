@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::balance::PoolSettings;
+use crate::balance::{PinSettings, PoolSettings};
 use crate::identity::{CallerSettings, Credential};
 use crate::net::server::ServerLimits;
 use crate::net::upstream::{Origin, UpstreamSettings};
@@ -69,6 +69,8 @@ pub struct Settings {
     pub callers: CallerSettings,
     /// What is balanced.
     pub pool: PoolSettings,
+    /// Where objects live that only one backend has.
+    pub pins: PinSettings,
     /// Same order and length as `pool.backends`.
     pub upstreams: Vec<UpstreamBackend>,
     /// How we connect to them.

@@ -84,6 +84,7 @@ pub(super) struct RawBackend {
     pub(super) api_key: Set<SecretString>,
     pub(super) deployments: Deployments,
     pub(super) http2: Set<bool>,
+    pub(super) home: Set<bool>,
 }
 
 /// `[retry]`
@@ -116,6 +117,7 @@ pub(super) struct RawLimits {
     pub(super) request_hard_limit: Set<u64>,
     pub(super) buffered: Set<u64>,
     pub(super) lanes: Set<u64>,
+    pub(super) ids: Set<u64>,
 }
 
 /// `[log]`
@@ -186,6 +188,7 @@ fn backend(table: &mut Table<'_>) -> RawBackend {
         api_key: table.secret("api_key", value::api_key),
         deployments: deployments(table),
         http2: table.boolean("http2"),
+        home: table.boolean("home"),
     };
     let problems = table.problems();
     if !table.has("url") {
@@ -248,6 +251,7 @@ fn limits(table: &mut Table<'_>) -> RawLimits {
         request_hard_limit: table.parsed("request_hard_limit", value::size(KIB..=TIB)),
         buffered: table.parsed("buffered", value::size(MIB..=TIB)),
         lanes: table.integer("lanes", 1..=1_000_000),
+        ids: table.integer("ids", 2..=10_000_000),
     }
 }
 

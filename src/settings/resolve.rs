@@ -54,7 +54,8 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
         forward_headers: raw.upstream.forward_headers.into_iter().map(|header| header.value).collect(),
         ..proxy
     };
-    let (pool, upstreams) = backends::resolve(raw.backends, raw.limits.lanes, &mut notes, problems);
+    let counts = (raw.limits.lanes, raw.limits.ids);
+    let (pool, upstreams, pins) = backends::resolve(raw.backends, counts, &mut notes, problems);
     Settings {
         listen,
         admin_listen,
@@ -76,6 +77,7 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
         ),
         callers,
         pool,
+        pins,
         upstreams,
         upstream,
         proxy,

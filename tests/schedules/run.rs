@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sidestep::balance::{BackendSettings, Pool, PoolSettings};
+use sidestep::balance::{BackendSettings, Pool, PinSettings, PoolSettings};
 use sidestep::identity::{CallerSettings, Credential};
 use sidestep::net::connect::Connector;
 use sidestep::net::server::{LocalStop, Stop};
@@ -143,7 +143,7 @@ impl Stage {
         let (backends, limits) = (&schedule.backends, schedule.limits);
         let mut pool = Pool::new(pool_settings(backends, limits), schedule.seed);
         (0..backends.len()).for_each(|backend| pool.set_credential(backend, true));
-        let shared = Arc::new(Shared::new(pool));
+        let shared = Arc::new(Shared::new(pool, PinSettings { ids: 100, home: 0 }));
         shared.health.set_credentials(backends.len());
         let first = edge(&world, 0, backends, limits);
         let ids = RequestIds::new(schedule.seed, 0);
