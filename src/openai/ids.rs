@@ -129,7 +129,8 @@ impl IdScanner {
 
 /// FNV-1a. Two ids of one mark cost one of them its note, no more.
 fn mark(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,7 +321,9 @@ impl Walk {
         }
         let Some(text) = self.text() else { return };
         let told = match (self.side, self.key) {
-            (Side::Request, Key::Id) if self.depth == 2 && self.top == Key::Conversation => Some(Told::Subject),
+            (Side::Request, Key::Id) if self.depth == 2 && self.top == Key::Conversation => {
+                Some(Told::Subject)
+            }
             (Side::Request, Key::Conversation) if self.depth == 1 => Some(Told::Subject),
             (Side::Request, Key::Names) if begins(&text, &PREFIXES) => Some(Told::Mentioned),
             (Side::Request, Key::Id) => {
@@ -385,10 +388,16 @@ mod tests {
                 "vs_1 file-1",
             ),
             (r#"{"input_file_id":"file-1","endpoint":"/v1/responses"}"#, "file-1"),
-            (r#"{"assistant_id":"asst_1","thread":{"messages":[{"attachments":[{"file_id":"assistant-9"}]}]}}"#, "asst_1 assistant-9"),
+            (
+                r#"{"assistant_id":"asst_1","thread":{"messages":[{"attachments":[{"file_id":"assistant-9"}]}]}}"#,
+                "asst_1 assistant-9",
+            ),
             (r#"{"training_file":"file-1","validation_file":"file-2"}"#, "file-1 file-2"),
             (r#"{"tools":[{"type":"code_interpreter","container":"cntr_1"}]}"#, "cntr_1"),
-            (r#"{"input":[{"type":"item_reference","id":"msg_1"},{"id":"rs_1","type":"item_reference"}]}"#, "msg_1 rs_1"),
+            (
+                r#"{"input":[{"type":"item_reference","id":"msg_1"},{"id":"rs_1","type":"item_reference"}]}"#,
+                "msg_1 rs_1",
+            ),
             (r#"{"messages":[{"content":[{"type":"file","file":{"file_id":"file-1"}}]}]}"#, "file-1"),
             (r#"{"previous\u005fresponse_id":"resp\u005f1"}"#, "resp_1"),
             (r#"{"\u0063onversation":"conv_1"}"#, "conv_1"),
@@ -454,7 +463,11 @@ mod tests {
         );
         for pieces in [1, 5, 64, 9_999] {
             let found = told(&stream, true, pieces);
-            assert_eq!(found, [(Told::Subject, "resp_1".into()), (Told::Mentioned, "msg_1".into())], "{pieces}");
+            assert_eq!(
+                found,
+                [(Told::Subject, "resp_1".into()), (Told::Mentioned, "msg_1".into())],
+                "{pieces}"
+            );
         }
         let run = "event: thread.run.created\ndata: {\"id\":\"run_1\",\"thread_id\":\"thread_1\"}\n\ndata: [DONE]\n\n";
         assert_eq!(told(run, true, 3).len(), 2);

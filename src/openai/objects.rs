@@ -159,14 +159,24 @@ mod tests {
         let tells = |method: &Method, path: &str, store| {
             route(method, path, None).unwrap().operation.tells_ids(method, store)
         };
-        for path in ["/responses", "/files", "/batches", "/vector_stores/vs_1/files", "/threads/runs", "/conversations"] {
+        for path in [
+            "/responses",
+            "/files",
+            "/batches",
+            "/vector_stores/vs_1/files",
+            "/threads/runs",
+            "/conversations",
+        ] {
             assert!(tells(&Method::POST, path, None), "{path}");
         }
         assert!(tells(&Method::GET, "/files", None));
         assert!(tells(&Method::POST, "/chat/completions", Some(true)));
-        for (path, store) in
-            [("/chat/completions", None), ("/responses", Some(false)), ("/embeddings", None), ("/audio/speech", None)]
-        {
+        for (path, store) in [
+            ("/chat/completions", None),
+            ("/responses", Some(false)),
+            ("/embeddings", None),
+            ("/audio/speech", None),
+        ] {
             assert!(!tells(&Method::POST, path, store), "{path}");
         }
     }

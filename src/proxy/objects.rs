@@ -167,8 +167,11 @@ impl Bond {
     fn meant_by(&self, body: &[u8]) -> u32 {
         let Objects { ids, last, .. } = &self.objects;
         let alone = *last && ids.len() == 1;
-        let bits = ids.iter().enumerate().filter(|(_, id)| alone || memmem::find(body, id.as_bytes()).is_some());
-        bits.fold(0, |bits, (index, _)| bits | 1_u32.checked_shl(u32::try_from(index).unwrap_or(32)).unwrap_or(0))
+        let bits =
+            ids.iter().enumerate().filter(|(_, id)| alone || memmem::find(body, id.as_bytes()).is_some());
+        bits.fold(0, |bits, (index, _)| {
+            bits | 1_u32.checked_shl(u32::try_from(index).unwrap_or(32)).unwrap_or(0)
+        })
     }
 
     fn forget(&self, meant: u32, nowhere: bool) {
@@ -193,7 +196,9 @@ impl Bond {
             }
             Way::Search => {
                 let everywhere = attempts > 0 && self.not_there.get() == attempts;
-                if everywhere && matches!(exhausted, Exhausted::Spent { cause: crate::balance::Cause::Answered }) {
+                if everywhere
+                    && matches!(exhausted, Exhausted::Spent { cause: crate::balance::Cause::Answered })
+                {
                     self.forget(self.meant.get(), true);
                 }
                 false

@@ -50,7 +50,8 @@ fn write(text: &mut String, settings: &Settings) -> fmt::Result {
             if backend.weight.get() != 1 {
                 write!(text, ", weight {}", backend.weight)?;
             }
-            let is_home = settings.pool.backends.get(settings.pins.home).is_some_and(|home| home.name == *name);
+            let is_home =
+                settings.pool.backends.get(settings.pins.home).is_some_and(|home| home.name == *name);
             if is_home && settings.pins.home > 0 {
                 write!(text, ", home")?;
             }

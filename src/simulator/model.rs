@@ -113,9 +113,9 @@ impl Resource {
     /// What was given to a stored response.
     pub(super) fn input_of(&self, id: &str) -> Outcome {
         match self.stored(id) {
-            Outcome::Json { .. } => {
-                Outcome::json(r#"{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}"#)
-            }
+            Outcome::Json { .. } => Outcome::json(
+                r#"{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}"#,
+            ),
             other => other,
         }
     }

@@ -86,7 +86,9 @@ impl Resource {
                 Method::POST if !rest.is_empty() => self.thread_and_run(&given, streamed),
                 Method::POST => {
                     let object = COLLECTIONS[collection].3;
-                    Outcome::json(self.keep(collection, COLLECTIONS[collection].2, object, None, &given).to_string())
+                    Outcome::json(
+                        self.keep(collection, COLLECTIONS[collection].2, object, None, &given).to_string(),
+                    )
                 }
                 _ => self.list(|stored| stored.collection == collection && stored.within.is_none()),
             };
@@ -133,19 +135,26 @@ impl Resource {
         let parent = Some((id.to_owned(), part.to_owned()));
         if let [inner, ..] = rest {
             let found = self.find(inner).filter(|stored| stored.within == parent);
-            return found.map_or_else(|| not_there(object, inner), |stored| Outcome::json(stored.body.to_string()));
+            return found
+                .map_or_else(|| not_there(object, inner), |stored| Outcome::json(stored.body.to_string()));
         }
         match (part, method) {
             ("search", &Method::POST) => {
                 let hit = json!({ "file_id": "file-of-the-store", "filename": "a.txt", "score": 0.9,
                     "content": [{ "type": "text", "text": format!("from {}", self.name()) }], "attributes": {} });
-                Outcome::json(json!({ "object": object, "search_query": ["a"], "data": [hit], "has_more": false,
-                    "next_page": null }).to_string())
+                Outcome::json(
+                    json!({ "object": object, "search_query": ["a"], "data": [hit], "has_more": false,
+                    "next_page": null })
+                    .to_string(),
+                )
             }
             ("files", &Method::POST) => {
                 let file = given["file_id"].clone();
-                Outcome::json(json!({ "id": file, "object": object, "created_at": 1, "status": "completed",
-                    "usage_bytes": 1, "vector_store_id": id, "last_error": null }).to_string())
+                Outcome::json(
+                    json!({ "id": file, "object": object, "created_at": 1, "status": "completed",
+                    "usage_bytes": 1, "vector_store_id": id, "last_error": null })
+                    .to_string(),
+                )
             }
             (_, &Method::POST) => {
                 let mut given = given.clone();
@@ -206,8 +215,13 @@ impl Resource {
     }
 
     fn list(&self, belongs: impl Fn(&Stored) -> bool) -> Outcome {
-        let data: Vec<Value> =
-            self.state().objects.iter().filter(|stored| belongs(stored)).map(|stored| stored.body.clone()).collect();
+        let data: Vec<Value> = self
+            .state()
+            .objects
+            .iter()
+            .filter(|stored| belongs(stored))
+            .map(|stored| stored.body.clone())
+            .collect();
         let end = |object: Option<&Value>| object.map_or(Value::Null, |object| object["id"].clone());
         let (first, last) = (end(data.first()), end(data.last()));
         Outcome::json(
@@ -252,7 +266,8 @@ fn references<'a>(given: &'a Value, named: &mut Vec<&'a str>) {
 }
 
 fn not_there(object: &str, id: &str) -> Outcome {
-    let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || "_-.".contains(*c)).take(100).collect();
+    let id: String =
+        id.chars().filter(|c| c.is_ascii_alphanumeric() || "_-.".contains(*c)).take(100).collect();
     let body = json!({ "error": { "message": format!("No such {object} object: {id}"), "type": "invalid_request_error",
         "param": "id", "code": null } });
     Outcome::error(StatusCode::NOT_FOUND, body.to_string())

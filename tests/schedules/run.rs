@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sidestep::balance::{BackendSettings, Pool, PinSettings, PoolSettings};
+use sidestep::balance::{BackendSettings, PinSettings, Pool, PoolSettings};
 use sidestep::identity::{CallerSettings, Credential};
 use sidestep::net::connect::Connector;
 use sidestep::net::server::{LocalStop, Stop};
