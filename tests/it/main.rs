@@ -20,4 +20,5 @@ mod raw;
 mod secrets;
 mod settling;
 mod simulator;
+mod sockets;
 mod streams;
