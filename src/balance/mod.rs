@@ -13,9 +13,9 @@
 //! and one request, the probe, goes first. And we never shut ourselves: only Azure's own answers keep requests out,
 //! never a guess of ours.
 //!
-//! Reading order: `pool` (the walk), `choosing`, `exhaustion`, then what they look at: `lane`, `health`, `backend`,
-//! `routes`; beside them `verdict` and `cooldown`, which read answers and know no state, and `pins`, which knows where
-//! objects live that only one backend has.
+//! Reading order: `pool` (the walk), `choosing`, `exhaustion`, then what they look at: `lane`, `size`, `health`,
+//! `backend`, `routes`; beside them `verdict` and `cooldown`, which read answers and know no state, and `pins`, which
+//! knows where objects live that only one backend has.
 
 mod attempts;
 mod backend;
@@ -29,6 +29,7 @@ mod pins;
 mod pool;
 mod reason;
 mod routes;
+mod size;
 mod snapshot;
 mod verdict;
 

@@ -109,6 +109,12 @@ impl IdScanner {
         Self { walk: Walk::over(Side::Answer { stream }), read: 0, told: 0, recent: [0; 8] }
     }
 
+    /// Another text begins, such as the next message on a socket; its bounds are its own.
+    pub fn restart(&mut self) {
+        self.walk = Walk::over(self.walk.side);
+        (self.read, self.told) = (0, 0);
+    }
+
     /// Reads the next bytes; beyond its bounds it reads no more.
     pub fn feed(&mut self, data: &[u8], mut found: impl FnMut(Told, &str)) {
         if self.read >= MOST_READ || self.told >= MOST_TOLD {

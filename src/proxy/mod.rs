@@ -2,8 +2,8 @@
 //!
 //! Owns: the walk (this file), what a request is and which backend may get its bytes (`request`, `headers`),
 //! one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`), the committed body
-//! (`committed`), the place on a lane that is always handed back (`place`), what lives on one backend only
-//! (`objects`), the one record per request (`ledger`), and our own answers (`error`, `models`).
+//! (`committed`), a WebSocket (`socket`), the place on a lane that is always handed back (`place`), what lives on one
+//! backend only (`objects`), the one record per request (`ledger`), and our own answers (`error`, `models`).
 //! Does not: choose (`balance`), know the API (`openai`), open sockets (`net`), know keys (`identity`).
 //!
 //! The walk is a plain function, not layers: picking, sending and judging depend on each other, and a missing
@@ -20,6 +20,7 @@ mod objects;
 mod place;
 mod prelude;
 mod request;
+mod socket;
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +41,7 @@ use self::objects::Bond;
 use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
 use crate::identity::callers::Admission;
-use crate::net::server::{Handler, Peer};
+use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::clock;
@@ -153,7 +154,9 @@ impl Proxy {
         if !edge.callers.pages().admit(&parts.headers, &parts.uri) {
             return Err(ProxyError::ForeignPage);
         }
-        match edge.callers.admit(&parts.headers, None) {
+        let socket = request::wants_socket(parts, &body)?;
+        // Browsers cannot set headers on a WebSocket.
+        match edge.callers.admit(&parts.headers, parts.uri.query().filter(|_| socket)) {
             Admission::Admitted(caller) => entry.caller = caller,
             Admission::Unauthorized => return Err(ProxyError::Unauthorized),
         }
@@ -162,7 +165,8 @@ impl Proxy {
         let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
         let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
         entry.waited_until(clock::now());
-        let understood = request::understand(parts, route, body?)?;
+        let mut understood = request::understand(parts, route, body?)?;
+        understood.socket = socket;
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
@@ -267,6 +271,10 @@ impl Proxy {
 
 impl Handler for Proxy {
     type Body = ProxyBody;
+
+    fn take_upgrade(body: &mut ProxyBody) -> Option<Upgrade> {
+        body.take_upgrade()
+    }
 
     async fn handle(self: Rc<Self>, request: Request<Incoming>, _peer: Peer) -> Response<ProxyBody> {
         let (parts, body) = request.into_parts();

@@ -228,14 +228,17 @@ impl Bond {
         }
         let form = head.headers.get(CONTENT_TYPE)?.as_bytes();
         let stream = form.starts_with(b"text/event-stream");
-        (stream || form.starts_with(b"application/json")).then(|| {
-            Box::new(Noting {
-                shared: Arc::clone(&self.shared),
-                backend,
-                caller: self.caller.clone(),
-                makes: !self.objects.in_path,
-                scanner: IdScanner::new(stream),
-            })
+        (stream || form.starts_with(b"application/json")).then(|| self.noting(backend, stream))
+    }
+
+    /// What reads the ids in an answer, or in the messages of a socket.
+    pub(super) fn noting(&self, backend: BackendId, stream: bool) -> Box<Noting> {
+        Box::new(Noting {
+            shared: Arc::clone(&self.shared),
+            backend,
+            caller: self.caller.clone(),
+            makes: !self.objects.in_path,
+            scanner: IdScanner::new(stream),
         })
     }
 }
@@ -251,6 +254,11 @@ pub(super) struct Noting {
 }
 
 impl Noting {
+    /// A message on a socket is over.
+    pub(super) fn next_message(&mut self) {
+        self.scanner.restart();
+    }
+
     /// The next bytes of the answer.
     pub(super) fn feed(&mut self, data: &[u8]) {
         let mut told = Vec::new();
