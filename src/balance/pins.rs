@@ -98,7 +98,7 @@ impl Pins {
     pub fn reconfigure(&mut self, settings: PinSettings, backends: Vec<BackendId>) {
         self.known.resize(settings.ids);
         self.absent = Generations::new(settings.ids.min(MOST_ABSENT));
-        self.home = backends.get(settings.home).or(backends.first()).copied();
+        self.home = backends.get(settings.home).or_else(|| backends.first()).copied();
         self.known.retain(|note| backends.contains(&note.backend));
         self.backends = backends;
     }

@@ -174,15 +174,22 @@ impl Key {
     }
 }
 
+/// Where the pass stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Between,
+    InString,
+    AfterBackslash,
+    /// A string has ended; what follows shows whether it was a key.
+    AfterString,
+}
+
 /// The pass itself.
 #[derive(Debug)]
 struct Walk {
     side: Side,
     depth: u32,
-    in_string: bool,
-    after_backslash: bool,
-    /// A string has ended; what follows shows whether it was a key.
-    pending: bool,
+    at: At,
     escapes: bool,
     token: [u8; LONGEST],
     /// Of the string, in bytes; `LONGEST + 1` for all that are longer.
@@ -203,9 +210,7 @@ impl Walk {
         Self {
             side,
             depth: 0,
-            in_string: false,
-            after_backslash: false,
-            pending: false,
+            at: At::Between,
             escapes: false,
             token: [0; LONGEST],
             length: 0,
@@ -220,7 +225,7 @@ impl Walk {
 
     fn feed(&mut self, mut data: &[u8], found: &mut impl FnMut(Told, &str)) {
         while let Some(&first) = data.first() {
-            if self.in_string {
+            if matches!(self.at, At::InString | At::AfterBackslash) {
                 data = self.string(data);
             } else {
                 self.between(first, found);
@@ -231,8 +236,8 @@ impl Walk {
 
     /// Reads on within a string; returns what comes after what was read.
     fn string<'a>(&mut self, mut data: &'a [u8]) -> &'a [u8] {
-        if self.after_backslash {
-            self.after_backslash = false;
+        if self.at == At::AfterBackslash {
+            self.at = At::InString;
             let (escaped, rest) = data.split_at(1);
             self.keep(escaped);
             data = rest;
@@ -243,12 +248,11 @@ impl Walk {
         };
         self.keep(&data[..at]);
         if data[at] == b'"' {
-            self.in_string = false;
-            self.pending = true;
+            self.at = At::AfterString;
         } else {
             self.keep(b"\\");
             self.escapes = true;
-            self.after_backslash = true;
+            self.at = At::AfterBackslash;
         }
         &data[at + 1..]
     }
@@ -268,11 +272,11 @@ impl Walk {
     fn between(&mut self, byte: u8, found: &mut impl FnMut(Told, &str)) {
         match byte {
             b'"' if self.depth > 0 => {
-                self.in_string = true;
+                self.at = At::InString;
                 self.escapes = false;
                 self.length = 0;
             }
-            b':' if self.pending => self.key(),
+            b':' if self.at == At::AfterString => self.key(),
             b',' => self.value(found),
             b'{' | b'[' => {
                 self.depth = self.depth.saturating_add(1);
@@ -306,7 +310,7 @@ impl Walk {
     }
 
     fn key(&mut self) {
-        self.pending = false;
+        self.at = At::Between;
         let key = self.text().map_or(Key::Other, |text| Key::of(&text));
         self.key = key;
         if self.depth == 1 {
@@ -322,7 +326,7 @@ impl Walk {
 
     /// What was read last was a value, if it was a string at all.
     fn value(&mut self, found: &mut impl FnMut(Told, &str)) {
-        if !std::mem::take(&mut self.pending) || self.muted.is_some() {
+        if std::mem::replace(&mut self.at, At::Between) != At::AfterString || self.muted.is_some() {
             return;
         }
         let Some(text) = self.text() else { return };

@@ -20,14 +20,23 @@ use crate::balance::{BackendId, Exhausted, Whereabouts};
 use crate::openai::{self, IdScanner, Route, Told};
 use crate::telemetry::clock;
 
+/// Whether the path names an object.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum InPath {
+    #[default]
+    No,
+    /// And something within it.
+    Within,
+    /// And ends there: a 404 can mean nothing else.
+    Last,
+}
+
 /// The objects that a request names, and what it does to them.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     /// The path's first.
     ids: Vec<String>,
-    in_path: bool,
-    /// The path ends with its id: a 404 can mean nothing else.
-    last: bool,
+    path: InPath,
     deletes: bool,
     /// Objects of its kind are made and listed at home.
     at_home: bool,
@@ -40,8 +49,11 @@ impl Objects {
     pub(super) fn of(parts: &Parts, route: &Route<'_>, store: Option<bool>, json: Option<&Bytes>) -> Self {
         let operation = &route.operation;
         let path = openai::named_in_path(route.rest());
-        let last = path.as_ref().is_some_and(|object| object.last);
-        let in_path = path.is_some();
+        let in_path = match &path {
+            None => InPath::No,
+            Some(object) if object.last => InPath::Last,
+            Some(_) => InPath::Within,
+        };
         let mut ids: Vec<String> = path.map(|object| object.id).into_iter().collect();
         // Nothing that computes vectors, pictures or sound refers to objects.
         if let Some(body) = json.filter(|_| !matches!(operation.name, "embeddings" | "completions")) {
@@ -50,9 +62,8 @@ impl Objects {
         let content = route.rest().trim_end_matches('/').ends_with("/content");
         Self {
             ids,
-            in_path,
-            last,
-            deletes: last && parts.method == Method::DELETE,
+            path: in_path,
+            deletes: in_path == InPath::Last && parts.method == Method::DELETE,
             at_home: operation.is_at_home(),
             tells: !content && operation.tells_ids(&parts.method, store),
         }
@@ -112,7 +123,7 @@ impl Bond {
                     Whereabouts::At { backend, sure: false } => Way::First(backend),
                     Whereabouts::Unknown => home.map_or(Way::Search, Way::First),
                     Whereabouts::Nowhere => {
-                        let previous = !objects.in_path && ids[0].starts_with("resp_");
+                        let previous = objects.path == InPath::No && ids[0].starts_with("resp_");
                         return Err(ProxyError::NoSuchObject { previous });
                     }
                 },
@@ -133,7 +144,8 @@ impl Bond {
     /// An answer that is not good: whether it says that the object is not there while others may have it.
     pub(super) fn is_looked_for(&self, backend: BackendId, status: StatusCode, body: &[u8]) -> bool {
         let ids = &self.objects.ids;
-        if ids.is_empty() || !openai::says_not_found(status, body, self.objects.in_path, ids) {
+        let in_path = self.objects.path != InPath::No;
+        if ids.is_empty() || !openai::says_not_found(status, body, in_path, ids) {
             return false;
         }
         let meant = self.meant_by(body);
@@ -165,8 +177,8 @@ impl Bond {
 
     /// Which ids such an answer means: a thread is not gone when one of its runs is.
     fn meant_by(&self, body: &[u8]) -> u32 {
-        let Objects { ids, last, .. } = &self.objects;
-        let alone = *last && ids.len() == 1;
+        let Objects { ids, path, .. } = &self.objects;
+        let alone = *path == InPath::Last && ids.len() == 1;
         let bits =
             ids.iter().enumerate().filter(|(_, id)| alone || memmem::find(body, id.as_bytes()).is_some());
         bits.fold(0, |bits, (index, _)| {
@@ -237,7 +249,7 @@ impl Bond {
             shared: Arc::clone(&self.shared),
             backend,
             caller: self.caller.clone(),
-            makes: !self.objects.in_path,
+            makes: self.objects.path == InPath::No,
             scanner: IdScanner::new(stream),
         })
     }

@@ -355,7 +355,8 @@ impl Resource {
         if let Some(refusal) = self.refusal(route, ask, call.deployment.as_deref()) {
             return refusal;
         }
-        if memchr::memmem::find(&call.body, b"_id").or(memchr::memmem::find(&call.body, b"conv_")).is_some()
+        let refers = |word: &[u8]| memchr::memmem::find(&call.body, word).is_some();
+        if (refers(b"_id") || refers(b"conv_"))
             && let Ok(given) = serde_json::from_slice(&call.body)
             && let Some(missing) = self.missing(&given)
         {

@@ -95,6 +95,8 @@ fn log() -> AccessLog {
     AccessLog::new(sink.clone(), LogFormat::Text, &"off".parse().unwrap())
 }
 
+const PINS: PinSettings = PinSettings { ids: 100, home: 0 };
+
 fn pool_settings(backends: &[Backend], limits: Limits) -> PoolSettings {
     let backends = backends.iter().map(|backend| BackendSettings {
         name: backend.name.as_str().into(),
@@ -143,7 +145,7 @@ impl Stage {
         let (backends, limits) = (&schedule.backends, schedule.limits);
         let mut pool = Pool::new(pool_settings(backends, limits), schedule.seed);
         (0..backends.len()).for_each(|backend| pool.set_credential(backend, true));
-        let shared = Arc::new(Shared::new(pool, PinSettings { ids: 100, home: 0 }));
+        let shared = Arc::new(Shared::new(pool, PINS));
         shared.health.set_credentials(backends.len());
         let first = edge(&world, 0, backends, limits);
         let ids = RequestIds::new(schedule.seed, 0);
@@ -205,7 +207,9 @@ impl Stage {
                 let mut pool = self.shared.pool();
                 pool.reconfigure(clock::now(), pool_settings(backends, self.limits));
                 (0..backends.len()).for_each(|backend| pool.set_credential(backend, true));
+                let ids = pool.backend_ids();
                 drop(pool);
+                self.shared.pins().reconfigure(PINS, ids);
                 let mut book = self.world.book.borrow_mut();
                 book.note(now, || "reload".to_owned());
                 book.reload(now, backends);

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::start;
 use crate::balance::{BackendId, PinSettings, Pins, Whereabouts};
 
 const A: BackendId = BackendId(1);
@@ -26,7 +27,7 @@ fn find(pins: &mut Pins, now: Instant, ids: &str, caller: Option<&str>) -> Where
 
 #[test]
 fn what_was_made_here_is_there_for_its_maker_and_nowhere_for_others() {
-    let (mut pins, now) = (pins(100), Instant::now());
+    let (mut pins, now) = (pins(100), start());
     pins.made("resp_1", A, Some("app"));
     pins.made("resp_2", B, None);
     assert_eq!(find(&mut pins, now, "resp_1", Some("app")), at(A, true));
@@ -43,7 +44,7 @@ fn what_was_made_here_is_there_for_its_maker_and_nowhere_for_others() {
 
 #[test]
 fn a_hint_is_for_everyone_and_no_hint_takes_an_object_from_its_maker() {
-    let (mut pins, now) = (pins(100), Instant::now());
+    let (mut pins, now) = (pins(100), start());
     pins.seen("file-1", B);
     assert_eq!(find(&mut pins, now, "file-1", Some("app")), at(B, false));
     assert_eq!(find(&mut pins, now, "file-1", None), at(B, false));
@@ -54,7 +55,7 @@ fn a_hint_is_for_everyone_and_no_hint_takes_an_object_from_its_maker() {
 
 #[test]
 fn of_several_ids_the_first_known_one_decides() {
-    let (mut pins, now) = (pins(100), Instant::now());
+    let (mut pins, now) = (pins(100), start());
     pins.made("vs_1", B, None);
     pins.made("resp_1", A, None);
     pins.nowhere(now, "file-1");
@@ -65,7 +66,7 @@ fn of_several_ids_the_first_known_one_decides() {
 
 #[test]
 fn what_was_nowhere_stays_so_for_a_minute() {
-    let (mut pins, now) = (pins(100), Instant::now());
+    let (mut pins, now) = (pins(100), start());
     assert_eq!(find(&mut pins, now, "resp_1", None), Whereabouts::Unknown);
     pins.nowhere(now, "resp_1");
     let later = now + Duration::from_secs(59);
@@ -79,7 +80,7 @@ fn what_was_nowhere_stays_so_for_a_minute() {
 
 #[test]
 fn a_deleted_object_is_forgotten() {
-    let (mut pins, now) = (pins(100), Instant::now());
+    let (mut pins, now) = (pins(100), start());
     pins.made("file-1", A, None);
     pins.forget("file-1");
     assert_eq!(find(&mut pins, now, "file-1", None), Whereabouts::Unknown);
@@ -91,7 +92,7 @@ fn a_deleted_object_is_forgotten() {
 
 #[test]
 fn a_reload_forgets_what_was_on_removed_backends_and_nothing_else() {
-    let (mut pins, now) = (pins(100), Instant::now());
+    let (mut pins, now) = (pins(100), start());
     pins.made("file-1", A, None);
     pins.made("file-2", B, None);
     pins.nowhere(now, "file-3");
@@ -110,7 +111,7 @@ fn a_reload_forgets_what_was_on_removed_backends_and_nothing_else() {
 
 #[test]
 fn a_flood_of_ids_keeps_within_the_bound_and_what_is_used_stays() {
-    let (mut pins, now) = (pins(1_000), Instant::now());
+    let (mut pins, now) = (pins(1_000), start());
     pins.made("resp_used", B, None);
     for number in 0..20_000 {
         pins.made(&format!("resp_{number}"), A, None);
@@ -132,7 +133,7 @@ proptest! {
     /// Against a list that forgets nothing, within the bound.
     #[test]
     fn as_long_as_all_fits_nothing_is_lost(steps in proptest::collection::vec((0_u8..3, 0_u8..20, any::<bool>()), 0..200)) {
-        let (mut pins, now) = (pins(40), Instant::now());
+        let (mut pins, now) = (pins(40), start());
         let mut model = std::collections::HashMap::new();
         for (what, id, backend) in steps {
             let (id, backend) = (format!("file-{id}"), if backend { A } else { B });
