@@ -77,6 +77,29 @@ fn backends_that_cannot_work_together_are_refused() {
 }
 
 #[test]
+fn one_backend_is_home_the_first_if_none_says_so() {
+    let backend = |name: &str, more: &str| {
+        let url = format!("https://{name}.openai.azure.com");
+        format!("[[backends]]\nname = {name:?}\nurl = {url:?}\napi_key = \"{KEY}\"\n{more}\n")
+    };
+    let file = |first: &str, second: &str, third: &str| {
+        let backends = [backend("a", first), backend("b", second), backend("c", third)].concat();
+        load(&text(&format!("[limits]\nids = 500\n{backends}")), &variables(&[]))
+    };
+    let settings = file("", "home = false", "").unwrap();
+    assert_eq!((settings.pins.home, settings.pins.ids), (0, 500));
+    assert!(!describe(&settings).contains("home"));
+    let settings = file("home = false", "", "home = true").unwrap();
+    assert_eq!(settings.pins.home, 2);
+    let home = |line: &&str| line.contains("home");
+    assert_eq!(describe(&settings).lines().find(home).unwrap().split_whitespace().next(), Some("c"));
+    let told = file("home = true", "", "home = true");
+    assert_eq!(keys(&told), ["backends[2].home"]);
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("line 17") && told.contains("backend a is it already"), "{told}");
+}
+
+#[test]
 fn wrong_secrets_are_told_without_being_shown() {
     golden("secrets");
 }

@@ -3,6 +3,7 @@
 mod choosing;
 mod cooldowns;
 mod exhaustion;
+mod pinned;
 mod pins;
 mod properties;
 mod reload;
