@@ -130,12 +130,18 @@ impl Pins {
         }
     }
 
-    /// It was deleted, or is no longer where it was.
-    pub fn forget(&mut self, id: &str) {
-        self.known.remove(self.mark(id));
+    /// `backend` says that it is not there. Forgotten if that is where it was thought to be, and remembered as absent
+    /// if that was sure.
+    pub fn gone(&mut self, now: Instant, id: &str, backend: BackendId) {
+        let mark = self.mark(id);
+        match self.known.get(mark) {
+            Some(note) if note.backend == backend && note.maker.is_some() => self.nowhere(now, id),
+            Some(note) if note.backend == backend => self.known.remove(mark),
+            _ => {}
+        }
     }
 
-    /// Every backend has said that there is no such object.
+    /// It was deleted, or every backend has said that there is no such object.
     pub fn nowhere(&mut self, now: Instant, id: &str) {
         let mark = self.mark(id);
         self.known.remove(mark);

@@ -79,8 +79,10 @@ fn may_name(body: &[u8]) -> bool {
     // An ASCII character that is escaped for no reason may be a part of any key.
     let escaped = memmem::find_iter(body, b"\\u00")
         .any(|at| body.get(at + 4).is_some_and(|digit| matches!(digit, b'2'..=b'7')));
-    let words: [&[u8]; 5] = [b"_id", b"\"conversation\"", b"\"container\"", b"_file\"", b"item_reference"];
-    escaped || words.iter().any(|word| memmem::find(body, word).is_some())
+    // `call_id` stands in every conversation with tools, and names no object.
+    let ids = memmem::find_iter(body, b"_id").any(|at| !body[..at].ends_with(b"call"));
+    let words: [&[u8]; 4] = [b"\"conversation\"", b"\"container\"", b"_file\"", b"item_reference"];
+    escaped || ids || words.iter().any(|word| memmem::find(body, word).is_some())
 }
 
 /// What an answer says of an id.

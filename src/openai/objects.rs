@@ -39,18 +39,19 @@ const WORDS: [&str; 5] = ["input_tokens", "compact", "runs", "jobs", "checkpoint
 
 /// The object that a path names, given after `/openai`, `v1` and `deployments/{d}`.
 pub fn named_in_path(rest: &str) -> Option<PathObject> {
-    let segments: Vec<&str> = rest.split('/').filter(|segment| !segment.is_empty()).collect();
-    let first = *segments.first()?;
-    let at = if same(first, "video") {
+    let mut segments = rest.split('/').filter(|segment| !segment.is_empty());
+    let first = segments.next()?;
+    let segment = if same(first, "video") {
         // `video/generations/jobs/{id}`, `video/generations/{id}/content/video`
-        if segments.get(2).is_some_and(|segment| same(segment, "jobs")) { 3 } else { 2 }
+        let third = segments.nth(1)?;
+        if same(third, "jobs") { segments.next()? } else { third }
     } else {
-        COLLECTIONS.iter().find(|(collection, _)| same(first, collection))?.1
+        let (_, at) = COLLECTIONS.iter().find(|(collection, _)| same(first, collection))?;
+        segments.nth(at - 1)?
     };
-    let segment = *segments.get(at)?;
     let id = percent_decode_str(segment).decode_utf8().ok()?;
     let names = is_plain(&id) && !WORDS.iter().any(|word| id.eq_ignore_ascii_case(word));
-    names.then(|| PathObject { id: id.into_owned(), last: segments.len() == at + 1 })
+    names.then(|| PathObject { id: id.into_owned(), last: segments.next().is_none() })
 }
 
 impl Operation {

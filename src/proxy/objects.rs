@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -16,7 +17,7 @@ use memchr::memmem;
 
 use super::Shared;
 use super::error::ProxyError;
-use crate::balance::{BackendId, Exhausted, Whereabouts};
+use crate::balance::{BackendId, Cause, Exhausted, Pins, Whereabouts};
 use crate::openai::{self, IdScanner, Route, Told};
 use crate::telemetry::clock;
 
@@ -152,17 +153,11 @@ impl Bond {
         match self.way.get() {
             Way::Free => false,
             Way::Only(_) => {
-                self.forget(meant, true);
+                self.each(meant, |pins, now, id| pins.gone(now, id, backend));
                 false
             }
-            Way::First(hint) => {
-                if hint == backend {
-                    self.forget(meant, false);
-                }
-                self.went_on(meant);
-                true
-            }
-            Way::Search => {
+            Way::First(_) | Way::Search => {
+                self.each(meant, |pins, now, id| pins.gone(now, id, backend));
                 self.went_on(meant);
                 true
             }
@@ -186,16 +181,11 @@ impl Bond {
         })
     }
 
-    fn forget(&self, meant: u32, nowhere: bool) {
+    fn each(&self, meant: u32, tell: impl Fn(&mut Pins, Instant, &str)) {
         let now = clock::now();
         let mut pins = self.shared.pins();
-        for (index, id) in self.objects.ids.iter().enumerate().take(32) {
-            match meant >> index & 1 == 1 {
-                true if nowhere => pins.nowhere(now, id),
-                true => pins.forget(id),
-                false => {}
-            }
-        }
+        let ids = self.objects.ids.iter().enumerate().take(32);
+        ids.filter(|(index, _)| meant >> index & 1 == 1).for_each(|(_, id)| tell(&mut pins, now, id));
     }
 
     /// Nothing more can be asked. True where there is more to ask after all.
@@ -208,12 +198,15 @@ impl Bond {
             }
             Way::Search => {
                 let everywhere = attempts > 0 && self.not_there.get() == attempts;
-                if everywhere
-                    && matches!(exhausted, Exhausted::Spent { cause: crate::balance::Cause::Answered })
-                {
-                    self.forget(self.meant.get(), true);
+                if everywhere && matches!(exhausted, Exhausted::Spent { cause: Cause::Answered }) {
+                    self.each(self.meant.get(), |pins, now, id| pins.nowhere(now, id));
                 }
                 false
+            }
+            // Home does not serve the deployment: better made elsewhere than not at all.
+            Way::Only(_) if self.objects.ids.is_empty() && *exhausted == Exhausted::Unserved => {
+                self.way.set(Way::Free);
+                true
             }
             Way::Free | Way::Only(_) => false,
         }
@@ -230,7 +223,7 @@ impl Bond {
             return None;
         }
         if self.objects.deletes {
-            self.forget(1, true);
+            self.each(1, |pins, now, id| pins.nowhere(now, id));
         } else if matches!(self.way.get(), Way::Search | Way::First(_)) {
             let mut pins = self.shared.pins();
             self.objects.ids.iter().for_each(|id| pins.seen(id, backend));

@@ -340,6 +340,21 @@ async fn while_home_cools_what_belongs_there_waits_and_while_it_fails_says_so() 
 }
 
 #[tokio::test]
+async fn what_the_home_backend_cannot_run_is_made_where_it_can_be() {
+    let stage = two().backend("east", r#"deployments = { "other" = "gpt-4o" }"#).start();
+    let (assistant, region) = make(&stage, "/openai/v1/assistants", json!({ "model": "gpt-4o" })).await;
+    assert_eq!(region, "west");
+    let answer = get(&stage, &format!("/openai/v1/assistants/{assistant}")).await;
+    assert_eq!((answer.status, answer.region()), (200, Some("west")));
+    let (thread, region) = make(&stage, "/openai/v1/threads", json!({})).await;
+    assert_eq!(region, "east");
+    // They do not find each other, and what is not there is not taken for gone.
+    let runs = format!("/openai/v1/threads/{thread}/runs");
+    assert_eq!(ask(&stage, "POST", &runs, &json!({ "assistant_id": assistant })).await.status, 404);
+    assert_eq!(get(&stage, &format!("/openai/v1/assistants/{assistant}")).await.status, 200);
+}
+
+#[tokio::test]
 async fn another_callers_object_is_no_object() {
     let stage = two().toml(KEYS).start();
     let send = |key: &'static str, method: &'static str, path: String, body: Value| {

@@ -82,12 +82,27 @@ fn what_was_nowhere_stays_so_for_a_minute() {
 fn a_deleted_object_is_forgotten() {
     let (mut pins, now) = (pins(100), start());
     pins.made("file-1", A, None);
-    pins.forget("file-1");
-    assert_eq!(find(&mut pins, now, "file-1", None), Whereabouts::Unknown);
-    pins.made("file-1", A, None);
     pins.nowhere(now, "file-1");
     assert_eq!(find(&mut pins, now, "file-1", None), Whereabouts::Nowhere);
     assert_eq!(pins.counts().ids, 0);
+}
+
+#[test]
+fn only_the_backend_where_it_was_thought_to_be_can_say_that_it_is_gone() {
+    let (mut pins, now) = (pins(100), start());
+    pins.made("asst_1", A, None);
+    pins.seen("file-1", A);
+    for id in ["asst_1", "file-1", "vs_1"] {
+        pins.gone(now, id, B);
+    }
+    assert_eq!(find(&mut pins, now, "asst_1", None), at(A, true));
+    assert_eq!(find(&mut pins, now, "file-1", None), at(A, false));
+    assert_eq!(find(&mut pins, now, "vs_1", None), Whereabouts::Unknown);
+    for id in ["asst_1", "file-1"] {
+        pins.gone(now, id, A);
+    }
+    assert_eq!(find(&mut pins, now, "asst_1", None), Whereabouts::Nowhere);
+    assert_eq!(find(&mut pins, now, "file-1", None), Whereabouts::Unknown, "it may be elsewhere");
 }
 
 #[test]
@@ -135,14 +150,17 @@ proptest! {
     fn as_long_as_all_fits_nothing_is_lost(steps in proptest::collection::vec((0_u8..3, 0_u8..20, any::<bool>()), 0..200)) {
         let (mut pins, now) = (pins(40), start());
         let mut model = std::collections::HashMap::new();
+        let mut deleted = std::collections::HashSet::new();
         for (what, id, backend) in steps {
             let (id, backend) = (format!("file-{id}"), if backend { A } else { B });
             match what {
                 0 => {
+                    deleted.remove(&id);
                     pins.made(&id, backend, None);
                     model.insert(id, (backend, true));
                 }
                 1 => {
+                    deleted.remove(&id);
                     pins.seen(&id, backend);
                     let known = model.entry(id).or_insert((backend, false));
                     if !known.1 {
@@ -150,13 +168,17 @@ proptest! {
                     }
                 }
                 _ => {
-                    pins.forget(&id);
-                    model.remove(&id);
+                    pins.gone(now, &id, A);
+                    pins.gone(now, &id, B);
+                    if model.remove(&id).is_some_and(|(_, sure)| sure) {
+                        deleted.insert(id);
+                    }
                 }
             }
             for number in 0..20 {
                 let id = format!("file-{number}");
-                let expected = model.get(&id).map_or(Whereabouts::Unknown, |(backend, sure)| at(*backend, *sure));
+                let lost = if deleted.contains(&id) { Whereabouts::Nowhere } else { Whereabouts::Unknown };
+                let expected = model.get(&id).map_or(lost, |(backend, sure)| at(*backend, *sure));
                 prop_assert_eq!(find(&mut pins, now, &id, None), expected);
             }
         }
