@@ -70,7 +70,7 @@ impl<B: Body<Data = Bytes, Error = BodyError>, H: Held> Body for HeldBody<B, H> 
                     this.held.waits();
                     return Poll::Pending;
                 }
-                ready => {
+                ready @ Poll::Ready(_) => {
                     this.held.gave();
                     return ready;
                 }

@@ -64,7 +64,7 @@ impl RequestBody {
         most: u64,
         idle: Duration,
     ) -> Self {
-        let moving = Moving { last: Rc::new(Cell::new((Instant::now(), Waits::ForBackend))), idle };
+        let moving = Moving { last: Rc::new(Cell::new((Instant::now(), Waits::Backend))), idle };
         Self(Box::new(Source::Streamed { begun, rest, length, most, moving }))
     }
 
@@ -80,7 +80,7 @@ impl RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         if let Some(moving) = self.moving() {
-            moving.waits(Waits::ForNobody);
+            moving.waits(Waits::Nobody);
         }
     }
 }
@@ -89,11 +89,11 @@ impl Drop for RequestBody {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Waits {
     /// To send more of it.
-    ForCaller,
+    Caller,
     /// To take what is there.
-    ForBackend,
+    Backend,
     /// It is sent.
-    ForNobody,
+    Nobody,
 }
 
 /// When a body moved last. It may stand still where nobody asks it for more, so it is watched from beside.
@@ -106,7 +106,7 @@ pub(super) struct Moving {
 impl Moving {
     fn waits(&self, waits: Waits) {
         // Asked again and again for what does not come is no progress.
-        if waits != Waits::ForCaller || self.last.get().1 != Waits::ForCaller {
+        if waits != Waits::Caller || self.last.get().1 != Waits::Caller {
             self.last.set((Instant::now(), waits));
         }
     }
@@ -115,7 +115,7 @@ impl Moving {
     pub(super) async fn stalled(&self) -> Waits {
         loop {
             let (since, waits) = self.last.get();
-            if waits == Waits::ForNobody {
+            if waits == Waits::Nobody {
                 std::future::pending::<()>().await;
             }
             sleep_until(since + self.idle).await;
@@ -141,16 +141,16 @@ impl Body for RequestBody {
             }
             Source::Streamed { begun, rest, most, moving, .. } => {
                 if let Some(piece) = begun.pop_front() {
-                    moving.waits(Waits::ForBackend);
+                    moving.waits(Waits::Backend);
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 let Poll::Ready(frame) = Pin::new(rest).poll_frame(cx) else {
-                    moving.waits(Waits::ForCaller);
+                    moving.waits(Waits::Caller);
                     return Poll::Pending;
                 };
                 let came = frame.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
                 // Frames without bytes are no progress.
-                moving.waits(if came > 0 || frame.is_none() { Waits::ForBackend } else { Waits::ForCaller });
+                moving.waits(if came > 0 || frame.is_none() { Waits::Backend } else { Waits::Caller });
                 match most.checked_sub(came as u64) {
                     Some(left) => *most = left,
                     None => return Poll::Ready(Some(Err(BodyTooLarge.into()))),

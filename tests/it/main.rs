@@ -19,6 +19,7 @@ mod operators;
 mod peers;
 mod process;
 mod raw;
+mod readers;
 mod secrets;
 mod settling;
 mod simulator;
