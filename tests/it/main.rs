@@ -23,5 +23,6 @@ mod readers;
 mod secrets;
 mod settling;
 mod simulator;
+mod sockets;
 mod streams;
 mod uploads;
