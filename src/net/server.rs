@@ -159,7 +159,8 @@ pub(crate) async fn accept(
 }
 
 /// After an accept error (most often: out of file descriptors) accepting pauses, longer each time, instead
-/// of spinning on an error that cannot go away by itself.
+/// of spinning on an error that cannot go away by itself. Operators wait with the callers then: a descriptor kept in
+/// reserve for a probe would be taken by whichever thread asks first as soon as it is given up.
 #[derive(Debug, Default)]
 struct AcceptPause(u32);
 

@@ -104,7 +104,6 @@ async fn memory_stays_flat_with_a_thousand_slow_readers_and_their_backend_is_slo
     };
     let total = timeout(Duration::from_secs(60), still).await.expect("all is taken although nobody reads");
     let (each, held) = (total / READERS, running.memory().saturating_sub(before));
-    println!("{each} bytes each on their way, {held} KiB held for {READERS} readers");
     assert!(each < ON_ITS_WAY, "{each} bytes for each reader that reads nothing");
     assert!(held < READERS * HELD, "{held} KiB for {READERS} readers");
     // Others are served meanwhile.
