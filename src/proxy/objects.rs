@@ -199,7 +199,7 @@ impl Bond {
             Way::Search => {
                 let everywhere = attempts > 0 && self.not_there.get() == attempts;
                 if everywhere && matches!(exhausted, Exhausted::Spent { cause: Cause::Answered }) {
-                    self.each(self.meant.get(), |pins, now, id| pins.nowhere(now, id));
+                    self.each(self.meant.get(), Pins::nowhere);
                 }
                 false
             }
@@ -223,7 +223,7 @@ impl Bond {
             return None;
         }
         if self.objects.deletes {
-            self.each(1, |pins, now, id| pins.nowhere(now, id));
+            self.each(1, Pins::nowhere);
         } else if matches!(self.way.get(), Way::Search | Way::First(_)) {
             let mut pins = self.shared.pins();
             self.objects.ids.iter().for_each(|id| pins.seen(id, backend));

@@ -102,9 +102,6 @@ fn differences(settings: &Settings) -> Vec<String> {
     let workers = settings.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
     let ca_file =
         settings.upstream.ca_file.as_ref().map_or_else(String::new, |file| file.display().to_string());
-    let headers = |names: &[http::HeaderName]| {
-        names.iter().map(http::HeaderName::as_str).collect::<Vec<_>>().join(", ")
-    };
     let table = [
         ("server.workers", workers, "auto".to_owned()),
         ("server.drain_delay", time(settings.drain_delay), time(defaults::drain_delay(settings.listen))),
@@ -136,7 +133,7 @@ fn differences(settings: &Settings) -> Vec<String> {
             time_or_off(proxy_default.stream_idle_timeout),
         ),
         ("upstream.ca_file", ca_file, String::new()),
-        ("upstream.forward_headers", headers(&proxy.forward_headers), String::new()),
+        ("upstream.forward_headers", header_names(&proxy.forward_headers), String::new()),
         ("limits.connections", server.connections.to_string(), server_default.connections.to_string()),
         (
             "limits.streams_per_connection",
@@ -147,6 +144,7 @@ fn differences(settings: &Settings) -> Vec<String> {
         ("limits.header_time", time(server.header_time), time(server_default.header_time)),
         ("limits.idle", time(server.idle), time(server_default.idle)),
         ("limits.write_idle", time(server.write_idle), time(server_default.write_idle)),
+        ("limits.body_idle", time(proxy.body_idle), time(proxy_default.body_idle)),
         ("limits.request_replay", bytes(proxy.request_replay), bytes(proxy_default.request_replay)),
         (
             "limits.request_hard_limit",
@@ -167,6 +165,10 @@ fn differences(settings: &Settings) -> Vec<String> {
             default => format!("{key} = {value} (default {default})"),
         })
         .collect()
+}
+
+fn header_names(names: &[http::HeaderName]) -> String {
+    names.iter().map(http::HeaderName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn time(duration: Duration) -> String {
