@@ -86,14 +86,14 @@ impl Operation {
     }
 }
 
-/// Whether an answer says that what the request names is not there: a 404 on the object's own path, else words to
-/// that effect about one of `ids`.
-pub fn says_not_found(status: StatusCode, body: &[u8], in_path: bool, ids: &[String]) -> bool {
-    if status != StatusCode::NOT_FOUND && status != StatusCode::BAD_REQUEST {
-        return false;
-    }
-    if status == StatusCode::NOT_FOUND && in_path {
+/// Whether an answer to a request that names `ids` says that one of them is not there: a 404, or a 400 with words to
+/// that effect (which of the two is not documented for all of them).
+pub fn says_not_found(status: StatusCode, body: &[u8], ids: &[String]) -> bool {
+    if status == StatusCode::NOT_FOUND {
         return memmem::find(body, b"DeploymentNotFound").is_none();
+    }
+    if status != StatusCode::BAD_REQUEST {
+        return false;
     }
     if memmem::find(body, b"previous_response_not_found").is_some() {
         return true;
@@ -185,16 +185,17 @@ mod tests {
     #[test]
     fn not_found_is_told_from_other_errors() {
         let ids = ["vs_1".to_owned()];
-        let says = |status: u16, body: &str, in_path| {
-            says_not_found(StatusCode::from_u16(status).unwrap(), body.as_bytes(), in_path, &ids)
+        let says = |status: u16, body: &str| {
+            says_not_found(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &ids)
         };
-        assert!(says(404, "", true));
-        assert!(says(404, "{\"error\":{\"message\":\"Vector store vs_1 not found\"}}", false));
-        assert!(says(400, "{\"error\":{\"message\":\"No such vector store: vs_1\"}}", false));
-        assert!(says(400, "{\"error\":{\"code\":\"previous_response_not_found\"}}", false));
-        assert!(!says(404, "{\"error\":{\"code\":\"DeploymentNotFound\"}}", true));
-        assert!(!says(404, "{\"error\":{\"code\":\"404\",\"message\":\"Resource not found\"}}", false));
-        assert!(!says(400, "{\"error\":{\"message\":\"vs_1 is not a thread\"}}", true));
-        assert!(!says(500, "vs_1 not found", true));
+        assert!(says(404, ""));
+        assert!(says(404, "{\"error\":{\"code\":\"404\",\"message\":\"Resource not found\"}}"));
+        assert!(says(400, "{\"error\":{\"message\":\"No such vector store: vs_1\"}}"));
+        assert!(says(400, "{\"error\":{\"message\":\"Vector store with id [vs_1] not found.\"}}"));
+        assert!(says(400, "{\"error\":{\"code\":\"previous_response_not_found\"}}"));
+        assert!(!says(404, "{\"error\":{\"code\":\"DeploymentNotFound\"}}"));
+        assert!(!says(400, "{\"error\":{\"message\":\"vs_1 is not a thread\"}}"));
+        assert!(!says(400, "{\"error\":{\"message\":\"tool vs_2 not found\"}}"));
+        assert!(!says(500, "vs_1 not found"));
     }
 }

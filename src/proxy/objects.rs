@@ -78,7 +78,9 @@ enum Way {
     Free,
     /// There alone.
     Only(BackendId),
-    /// There, and if it is not there, wherever it is found.
+    /// It was there when last seen; if it is there no longer, wherever it is found.
+    Seen(BackendId),
+    /// There first, for most of its kind are; else wherever it is found.
     First(BackendId),
     /// Wherever it is found.
     Search,
@@ -121,7 +123,7 @@ impl Bond {
                 [] => home.map_or(Way::Free, Way::Only),
                 ids => match pins.find(clock::now(), ids, caller.as_deref()) {
                     Whereabouts::At { backend, sure: true } => Way::Only(backend),
-                    Whereabouts::At { backend, sure: false } => Way::First(backend),
+                    Whereabouts::At { backend, sure: false } => Way::Seen(backend),
                     Whereabouts::Unknown => home.map_or(Way::Search, Way::First),
                     Whereabouts::Nowhere => {
                         let previous = objects.path == InPath::No && ids[0].starts_with("resp_");
@@ -137,7 +139,7 @@ impl Bond {
     /// The only backend to ask next.
     pub(super) fn pin(&self) -> Option<BackendId> {
         match self.way.get() {
-            Way::Only(backend) | Way::First(backend) => Some(backend),
+            Way::Only(backend) | Way::Seen(backend) | Way::First(backend) => Some(backend),
             Way::Free | Way::Search => None,
         }
     }
@@ -145,8 +147,7 @@ impl Bond {
     /// An answer that is not good: whether it says that the object is not there while others may have it.
     pub(super) fn is_looked_for(&self, backend: BackendId, status: StatusCode, body: &[u8]) -> bool {
         let ids = &self.objects.ids;
-        let in_path = self.objects.path != InPath::No;
-        if ids.is_empty() || !openai::says_not_found(status, body, in_path, ids) {
+        if ids.is_empty() || !openai::says_not_found(status, body, ids) {
             return false;
         }
         let meant = self.meant_by(body);
@@ -156,7 +157,7 @@ impl Bond {
                 self.each(meant, |pins, now, id| pins.gone(now, id, backend));
                 false
             }
-            Way::First(_) | Way::Search => {
+            Way::Seen(_) | Way::First(_) | Way::Search => {
                 self.each(meant, |pins, now, id| pins.gone(now, id, backend));
                 self.went_on(meant);
                 true
@@ -208,13 +209,13 @@ impl Bond {
                 self.way.set(Way::Free);
                 true
             }
-            Way::Free | Way::Only(_) => false,
+            Way::Free | Way::Only(_) | Way::Seen(_) => false,
         }
     }
 
     /// Whether only one backend could have served.
     pub(super) fn binds(&self) -> bool {
-        matches!(self.way.get(), Way::Only(_) | Way::First(_))
+        matches!(self.way.get(), Way::Only(_) | Way::Seen(_))
     }
 
     /// A good answer came: its objects are there, or were until now. Gives what reads the ids in it, if there may be any.
@@ -224,7 +225,7 @@ impl Bond {
         }
         if self.objects.deletes {
             self.each(1, Pins::nowhere);
-        } else if matches!(self.way.get(), Way::Search | Way::First(_)) {
+        } else if matches!(self.way.get(), Way::Search | Way::First(_) | Way::Seen(_)) {
             let mut pins = self.shared.pins();
             self.objects.ids.iter().for_each(|id| pins.seen(id, backend));
         }

@@ -242,6 +242,22 @@ async fn what_cannot_be_asked_may_have_it_so_nobody_is_told_that_it_is_not_there
 }
 
 #[tokio::test]
+async fn where_it_was_found_it_is_waited_for_too() {
+    let replicas = Replicas::new();
+    let id = replicas.response_in_the_west().await;
+    let stage = replicas.scene().start();
+    assert_eq!(get(&stage, &format!("/openai/v1/responses/{id}")).await.status, 200);
+    replicas.0.resource("west").fault(Fault::throttle_seconds(30));
+    let east = replicas.0.resource("east").counters().requests;
+    for _ in 0..2 {
+        let answer = ask(&stage, "POST", RESPONSES, &follow_up(&id)).await;
+        assert_eq!(answer.status, 429, "{}", answer.text());
+        assert!((29..=32).contains(&answer.number("retry-after").unwrap()));
+    }
+    assert_eq!(replicas.0.resource("east").counters().requests, east, "another backend cannot have it");
+}
+
+#[tokio::test]
 async fn a_hint_that_is_wrong_by_now_is_given_up() {
     let replicas = Replicas::new();
     let id = replicas.response_in_the_west().await;
