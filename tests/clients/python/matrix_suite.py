@@ -107,7 +107,9 @@ def batches():
 
 
 async def realtime():
-    client = AsyncAzureOpenAI(azure_endpoint=URL, api_version=API_VERSION, **COMMON)
+    # The SDK asks for TLS unless told otherwise.
+    socket = URL.replace("http:", "ws:") + "/openai"
+    client = AsyncAzureOpenAI(azure_endpoint=URL, api_version=API_VERSION, websocket_base_url=socket, **COMMON)
     async with client.beta.realtime.connect(model=REALTIME) if openai.__version__.startswith("1.") \
             else client.realtime.connect(model=REALTIME) as connection:
         check((await connection.recv()).type == "session.created", "no session")

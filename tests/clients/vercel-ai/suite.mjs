@@ -10,7 +10,7 @@ import {
 } from "../matrix.mjs";
 
 const version = createRequire(import.meta.url)("./package.json").dependencies["@ai-sdk/azure"];
-const azure = createAzure({ baseURL: `${url}/openai`, apiKey });
+const azure = createAzure({ baseURL: `${url}/openai/v1`, apiKey });
 const once = { maxRetries: 0 };
 const look = [{ role: "user", content: [
   { type: "text", text: "What is this?" },
