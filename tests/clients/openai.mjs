@@ -51,7 +51,7 @@ async function realtime() {
   socket.close();
 }
 
-await run(old ? "openai JavaScript 4.x" : "openai JavaScript", version, {
+await run("openai JavaScript", version, {
   chat: each(async (client) => {
     const answer = await client.chat.completions.create({ model: chatModel, messages });
     check(answer.choices[0].message.content, "no text");

@@ -60,8 +60,8 @@ fn table(cells: &[Cell]) -> String {
         clients.iter().map(|(client, version)| format!(" {} |", format!("{client} {version}").trim_end()));
     let mut text = format!("| |{}\n|---|{}\n", heads.collect::<String>(), "---|".repeat(clients.len()));
     for call in calls {
-        let row = clients.iter().map(|(client, _)| {
-            let offered = cells.iter().any(|cell| cell[0] == **client && cell[2] == *call);
+        let row = clients.iter().map(|(client, version)| {
+            let offered = cells.iter().any(|cell| cell[..3] == [*client, *version, call].map(String::as_str));
             if offered { " ✓ |" } else { " – |" }
         });
         text.push_str(&["| ", call, " |", &row.collect::<String>(), "\n"].concat());

@@ -118,7 +118,7 @@ async def realtime():
 
 
 if __name__ == "__main__":
-    run("openai Python" if not openai.__version__.startswith("1.") else "openai Python 1.x", openai.__version__, {
+    run("openai Python", openai.__version__, {
         "chat": chat, "chat, streamed": chat_streamed, "tools": tools, "vision, inline image": vision,
         "embeddings, 16 at once": embeddings, "responses": responses, "responses, streamed": responses_streamed,
         "stored responses": stored, "transcription": transcription, "images": images,
