@@ -21,6 +21,7 @@ use super::request::Understood;
 use crate::balance::{
     Answer as Told, Ask, AttemptFailure, Attempts, Judgement, Next, Tier, Verdict, judge, judge_failure,
 };
+use crate::identity::Presented;
 use crate::net::connect::ConnectError;
 use crate::net::upstream::{Answer, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
@@ -95,6 +96,11 @@ impl Attempt<'_> {
         }
         match waiting(ledger, self.exchange(understood, sent)).await {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
+            // Its token ended since it was picked; the next lane has another.
+            Err(Broken::NoToken) => {
+                self.abandon(ledger);
+                Outcome::Next(None)
+            }
             Err(Broken::OutOfTime) => {
                 self.close(Verdict::TimedOut, attempts, ledger);
                 Outcome::Stop(ProxyError::UpstreamTimeout)
@@ -130,14 +136,20 @@ impl Attempt<'_> {
         let limit = [first_byte, first_event].into_iter().flatten().chain([self.deadline]).min();
         let limit = limit.unwrap_or(self.deadline);
         let mut reuse = Reuse::Allowed;
+        let mut renewed = false;
         loop {
+            let now = clock::now();
+            let Some(with) = backend.credential(now, &self.parts.headers, &self.edge.callers) else {
+                return Err(Broken::NoToken);
+            };
             let Some(target) = understood.target(self.parts, &backend.path_prefix, there) else {
                 return Err(Broken::Attempt(AttemptFailure::Malformed));
             };
             let Some(body) = understood.body(there) else {
                 return Err(Broken::RequestBody(ProxyError::BrokenBody));
             };
-            let mut head = headers::upstream(&self.parts.headers, &settings.forward_headers, backend);
+            let forwarded = &settings.forward_headers;
+            let mut head = headers::upstream(&self.parts.headers, forwarded, backend, with.header);
             let sending = async {
                 if understood.socket {
                     headers::socket(&self.parts.headers, &mut head);
@@ -146,7 +158,20 @@ impl Attempt<'_> {
                 backend.upstream.send(self.parts.method.clone(), target, head, body, reuse).await
             };
             let error = match timeout_at(limit.into(), sending).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => {
+                    // Nothing was done with a rejected token: with a newer one the request is sent once more.
+                    let rejected = with.token.filter(|_| response.status() == StatusCode::UNAUTHORIZED);
+                    if let (Presented::Token(slot), Some(serial)) = (&backend.credential, rejected)
+                        && !renewed
+                        && understood.repeatable()
+                        && let Ok(Some(_)) =
+                            timeout_at(limit.into(), slot.newer_than(serial, clock::now())).await
+                    {
+                        renewed = true;
+                        continue;
+                    }
+                    return Ok(response);
+                }
                 Ok(Err(error)) => error,
                 Err(_) if limit == self.deadline => return Err(Broken::OutOfTime),
                 Err(_) if Some(limit) == first_byte => {
@@ -304,7 +329,9 @@ impl Attempt<'_> {
             ServiceTier::Flex => Tier::Flex,
             ServiceTier::Priority => Tier::Priority,
         });
-        let told = Told { status, headers, body, service_tier, callers_credential: false };
+        let backend = &self.edge.backends[self.place.pick().backend];
+        let callers_credential = matches!(backend.credential, Presented::Caller);
+        let told = Told { status, headers, body, service_tier, callers_credential };
         judge(&told, self.ask, attempts)
     }
 
@@ -443,6 +470,8 @@ enum Broken {
     RequestBody(ProxyError),
     /// By us: no file descriptor is left.
     OwnLack,
+    /// There is no valid token for this backend.
+    NoToken,
     OutOfTime,
 }
 

@@ -83,6 +83,9 @@ pub enum ProxyError {
     #[error("The backends are recovering. Please retry after 1 second.")]
     Resting,
     /// 503
+    #[error("No backend's credential is available. Please retry after 1 second.")]
+    NoCredential,
+    /// 503
     #[error("No backend is in use.")]
     NoBackend,
     /// 504
@@ -111,7 +114,7 @@ impl ProxyError {
             Self::UnknownDeployment => StatusCode::NOT_FOUND,
             Self::Throttled { .. } | Self::TooLargeNow => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamFailed | Self::BackendRefused => StatusCode::BAD_GATEWAY,
-            Self::Full | Self::Overloaded | Self::Resting | Self::NoBackend => {
+            Self::Full | Self::Overloaded | Self::Resting | Self::NoCredential | Self::NoBackend => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -141,6 +144,7 @@ impl ProxyError {
             Self::UpstreamFailed => "backend_failed",
             Self::BackendRefused => "backend_refused",
             Self::Resting => "backends_resting",
+            Self::NoCredential => "no_credential",
             Self::NoBackend => "no_backend",
             Self::UpstreamTimeout => "backend_timeout",
         }
@@ -168,7 +172,7 @@ impl ProxyError {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(*wait)));
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(milliseconds(*wait)));
             }
-            Self::Full | Self::Overloaded | Self::Resting => {
+            Self::Full | Self::Overloaded | Self::Resting | Self::NoCredential => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
             }
             // Worth another try only with a smaller request: the SDKs are told so.

@@ -29,6 +29,8 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio::time::timeout_at;
 
 use self::attempt::{Attempt, KeptAnswer};
 pub use self::committed::ProxyBody;
@@ -45,6 +47,9 @@ use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::request_id::RequestIds;
+
+/// A request that comes before the first token waits so long for it.
+const CREDENTIAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How requests are treated; `[retry]`, parts of `[server]`, `[upstream]` and `[limits]`.
 #[derive(Clone, Debug)]
@@ -79,18 +84,38 @@ pub struct Shared {
     pub health: Health,
     /// Bytes of all buffered bodies together.
     buffered: AtomicUsize,
+    /// Told when a backend gets its credential, or loses it.
+    credentials: watch::Sender<()>,
 }
 
 impl Shared {
     /// Nothing is buffered yet.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self { pool: Mutex::new(pool), health: Health::default(), buffered: AtomicUsize::new(0) }
+        Self {
+            pool: Mutex::new(pool),
+            health: Health::default(),
+            buffered: AtomicUsize::new(0),
+            credentials: watch::Sender::new(()),
+        }
     }
 
     /// Bytes of all buffered bodies together, now.
     pub fn buffered(&self) -> usize {
         self.buffered.load(Ordering::Relaxed)
+    }
+
+    /// Which backends have their credential now, by their index.
+    pub fn set_credentials(&self, ready: impl IntoIterator<Item = bool>) {
+        let mut pool = self.pool();
+        let mut count = 0;
+        for (backend, ready) in ready.into_iter().enumerate() {
+            pool.set_credential(backend, ready);
+            count += usize::from(ready);
+        }
+        drop(pool);
+        self.health.set_credentials(count);
+        self.credentials.send_replace(());
     }
 
     /// The pool. Held for microseconds, never across an await. A panic while it was held cannot have left it
@@ -174,6 +199,7 @@ impl Proxy {
         let mut attempts = Attempts::default();
         let mut kept = None;
         let mut lacking = false;
+        let mut patience = None;
         let deployment = understood.deployment.clone();
         let ask = Ask {
             deployment: deployment.as_deref(),
@@ -189,6 +215,11 @@ impl Proxy {
             let picked = self.shared.pool().pick(now, &ask, &mut attempts);
             let pick = match picked {
                 Ok(pick) => pick,
+                // At the start tokens are on their way.
+                Err(Exhausted::Spent { cause: Cause::NoCredential })
+                    if self.awaits_credential(&mut patience, deadline, ledger).await => {
+                    continue;
+                }
                 // No lane was found wanting: we were.
                 Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
                     return Err(ProxyError::Overloaded);
@@ -216,6 +247,26 @@ impl Proxy {
         }
     }
 
+    /// No backend has its credential: whether it is worth looking again. The first look after this one was asked
+    /// comes at once, so that no news is missed between the two.
+    async fn awaits_credential(
+        &self,
+        patience: &mut Option<(watch::Receiver<()>, Instant)>,
+        deadline: Instant,
+        ledger: &mut Option<Ledger>,
+    ) -> bool {
+        let now = clock::now();
+        let Some((news, until)) = patience else {
+            *patience = Some((self.shared.credentials.subscribe(), deadline.min(now + CREDENTIAL_PATIENCE)));
+            return true;
+        };
+        let entry = ledger.as_mut().expect("taken at the commit only");
+        entry.waits(now);
+        let told = timeout_at((*until).into(), news.changed()).await;
+        entry.waited_until(clock::now());
+        told.is_ok_and(|told| told.is_ok())
+    }
+
     /// No lane admits: the answer is ours, at once.
     fn answer_exhausted(
         exhausted: Exhausted,
@@ -233,7 +284,8 @@ impl Proxy {
                 (Cause::Failed(_) | Cause::Answered, _) => ProxyError::UpstreamFailed,
                 (Cause::Refused, _) => ProxyError::BackendRefused,
                 (Cause::Probing, _) => ProxyError::Resting,
-                (Cause::NoCredential | Cause::OutOfUse, _) => ProxyError::NoBackend,
+                (Cause::NoCredential, _) => ProxyError::NoCredential,
+                (Cause::OutOfUse, _) => ProxyError::NoBackend,
                 (Cause::Absent, _) => ProxyError::UnknownDeployment,
                 (Cause::Unsupported, _) => ProxyError::Unsupported,
             },
