@@ -315,12 +315,7 @@ fn slots(presented: &[Presented]) -> Vec<Option<Slot>> {
     presented.iter().map(slot).collect()
 }
 
-fn edge_settings(
-    settings: &Settings,
-    presented: Vec<Presented>,
-    tls: Tls,
-    generation: u32,
-) -> EdgeSettings {
+fn edge_settings(settings: &Settings, presented: Vec<Presented>, tls: Tls, generation: u32) -> EdgeSettings {
     let backends = settings.pool.backends.iter().zip(&settings.upstreams).zip(presented);
     let backends = backends
         .map(|((backend, upstream), presented)| {

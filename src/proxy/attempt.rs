@@ -160,14 +160,8 @@ impl Attempt<'_> {
             };
             let error = match timeout_at(limit.into(), sending).await {
                 Ok(Ok(response)) => {
-                    // Nothing was done with a rejected token: with a newer one the request is sent once more.
                     let rejected = with.token.filter(|_| response.status() == StatusCode::UNAUTHORIZED);
-                    if let (Presented::Token(slot), Some(serial)) = (&backend.credential, rejected)
-                        && !renewed
-                        && understood.repeatable()
-                        && let Ok(Some(_)) =
-                            timeout_at(limit.into(), slot.newer_than(serial, clock::now())).await
-                    {
+                    if !renewed && understood.repeatable() && backend.renewed(rejected, limit).await {
                         renewed = true;
                         continue;
                     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
+use tokio::time::timeout_at;
 
 use super::ProxySettings;
 use crate::balance::Deployments;
@@ -16,6 +17,7 @@ use crate::identity::callers::Callers;
 use crate::identity::{CallerSettings, Presented};
 use crate::net::connect::Connector;
 use crate::net::upstream::{Origin, Tls, UnusableOrigin, Upstream};
+use crate::telemetry::clock;
 
 /// What an edge is made of; the same for all workers.
 #[derive(Clone, Debug)]
@@ -117,6 +119,16 @@ impl EdgeBackend {
                 Some(Sent { header, token: None })
             }
         }
+    }
+}
+
+impl EdgeBackend {
+    /// Whether there is a newer token than this rejected one, within the time. Nothing was done with the rejected one,
+    /// so with the newer one the request is sent once more.
+    pub(super) async fn renewed(&self, rejected: Option<u64>, limit: Instant) -> bool {
+        let (Presented::Token(slot), Some(serial)) = (&self.credential, rejected) else { return false };
+        let newer = timeout_at(limit.into(), slot.newer_than(serial, clock::now())).await;
+        newer.is_ok_and(|newer| newer.is_some())
     }
 }
 

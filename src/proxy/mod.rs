@@ -219,7 +219,8 @@ impl Proxy {
                 Ok(pick) => pick,
                 // At the start tokens are on their way.
                 Err(Exhausted::Spent { cause: Cause::NoCredential })
-                    if self.awaits_credential(&mut patience, deadline, ledger).await => {
+                    if self.awaits_credential(&mut patience, deadline, ledger).await =>
+                {
                     continue;
                 }
                 // No lane was found wanting: we were.

@@ -34,7 +34,8 @@ pub(super) fn resolve(
     problems: &Problems,
 ) -> (PoolSettings, Vec<UpstreamBackend>) {
     let mut names = given_names(&raw, problems);
-    let backends: Vec<Backend> = raw.into_iter().filter_map(|raw| complete(raw, &mut names, environment, problems)).collect();
+    let backends: Vec<Backend> =
+        raw.into_iter().filter_map(|raw| complete(raw, &mut names, environment, problems)).collect();
     for (index, backend) in backends.iter().enumerate() {
         note(backend, notes);
         for earlier in &backends[..index] {

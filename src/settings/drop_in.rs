@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::balance::Deployments;
 use crate::settings::address::Address;
 use crate::settings::environment::Environment;
-use crate::settings::problem::{Located, Place, Problems, nearest};
 use crate::settings::identity::{Kind, RawIdentity};
+use crate::settings::problem::{Located, Place, Problems, nearest};
 use crate::settings::raw::{LARGEST_PRIORITY, RawBackend, RawRetry, RawSettings};
 use crate::settings::value;
 

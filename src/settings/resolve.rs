@@ -55,7 +55,8 @@ pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Pr
         forward_headers: raw.upstream.forward_headers.into_iter().map(|header| header.value).collect(),
         ..proxy
     };
-    let (pool, upstreams) = backends::resolve(raw.backends, raw.limits.lanes, environment, &mut notes, problems);
+    let (pool, upstreams) =
+        backends::resolve(raw.backends, raw.limits.lanes, environment, &mut notes, problems);
     Settings {
         listen,
         admin_listen,

@@ -4,6 +4,7 @@
 mod bounds;
 mod bytes;
 mod connections;
+mod credentials;
 mod crowd;
 mod descriptors;
 mod doors;

@@ -45,6 +45,7 @@ pub(super) async fn fetch(scope: &str, tenant_id: Option<&str>) -> Result<Fetche
 /// Its first line that says something.
 fn complaint(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it failed without a word");
+    let line =
+        text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it failed without a word");
     super::fetch::cut(line)
 }

@@ -80,7 +80,9 @@ pub async fn fetch(settings: &TokenSettings, tls: &Tls) -> Result<Fetched, Token
 /// Any answer will do: without `Metadata: true` it is a 400.
 async fn is_there(tls: &Tls, endpoint: &Origin) -> bool {
     let target = format!("{}/metadata/identity/oauth2/token", endpoint.path_prefix);
-    timeout(PROBE, call(tls, endpoint, Method::GET, &target, HeaderMap::new(), None)).await.is_ok_and(|it| it.is_ok())
+    timeout(PROBE, call(tls, endpoint, Method::GET, &target, HeaderMap::new(), None))
+        .await
+        .is_ok_and(|it| it.is_ok())
 }
 
 async fn imds(
@@ -179,9 +181,8 @@ async fn call(
     let unreachable = |error: &dyn std::fmt::Display| TokenError::Unreachable(error.to_string());
     let upstream = Upstream::new(service.clone(), tls, CONNECT).map_err(|error| unreachable(&error))?;
     let target = PathAndQuery::try_from(target).map_err(|error| unreachable(&error))?;
-    let body = body.map_or_else(RequestBody::empty, |body| {
-        RequestBody::whole([body, Bytes::new(), Bytes::new()])
-    });
+    let body =
+        body.map_or_else(RequestBody::empty, |body| RequestBody::whole([body, Bytes::new(), Bytes::new()]));
     let sent = upstream.send(method, target, headers, body, Reuse::Never).await;
     let answer = sent.map_err(|error| unreachable(&error))?;
     let status = answer.status();

@@ -1,7 +1,7 @@
 //! Where one source's present token lies: written by its keeper on the control thread, read by all workers.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -45,6 +45,8 @@ pub struct Slot(Arc<Place>);
 struct Place {
     state: watch::Sender<SlotState>,
     wanted: Notify,
+    /// When a request last wanted another token.
+    asked: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Slot {
@@ -55,7 +57,11 @@ impl fmt::Debug for Slot {
 
 impl Default for Slot {
     fn default() -> Self {
-        Self(Arc::new(Place { state: watch::Sender::new(SlotState::default()), wanted: Notify::new() }))
+        Self(Arc::new(Place {
+            state: watch::Sender::new(SlotState::default()),
+            wanted: Notify::new(),
+            asked: Mutex::default(),
+        }))
     }
 }
 
@@ -84,10 +90,20 @@ impl Slot {
             }
             state.tried
         };
-        if tried.is_some_and(|tried| now < tried + ASKED_ANEW) {
-            return None;
+        {
+            let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            match *asked {
+                Some(asked) if tried.is_some_and(|tried| asked <= tried && now < asked + ASKED_ANEW) => {
+                    return None;
+                }
+                // The try that another request asked for is under way.
+                Some(asked) if now < asked + ASKED_ANEW => {}
+                _ => {
+                    *asked = Some(now);
+                    self.0.wanted.notify_one();
+                }
+            }
         }
-        self.0.wanted.notify_one();
         timeout(PATIENCE, watched.changed()).await.ok()?.ok()?;
         newer(&watched.borrow())
     }
