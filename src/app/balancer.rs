@@ -18,6 +18,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::admin::status::{BackendStatus, CallersStatus, StatusDocument, TokensStatus};
 use crate::admin::{Admin, Doors};
 use crate::balance::{Pool, PoolSettings};
+use crate::identity::callers::Callers;
+use crate::identity::entra::{Pace, keep_fresh};
 use crate::net::connect::TlsProblem;
 use crate::net::server::{ServerLimits, Stop, serve};
 use crate::net::upstream::Tls;
@@ -154,7 +156,8 @@ impl Balancer {
     pub fn start(settings: Settings, sink: Sink) -> Result<Self, StartError> {
         let directives: Directives = settings.log.level.parse()?;
         let tls = Tls::new(&settings.upstream)?;
-        let edges = edge_settings(&settings, tls, 0);
+        let callers = Arc::new(Callers::new(settings.callers.clone(), settings.listen, None));
+        let edges = edge_settings(&settings, Arc::clone(&callers), tls.clone(), 0);
         drop(Edge::new(edges.clone())?);
         let (listener, listen) = listen_on(settings.listen)?;
         let admin = settings.admin_listen.map(listen_on).transpose()?;
@@ -189,6 +192,7 @@ impl Balancer {
             settings,
             generation: 0,
             workers,
+            tokens: Tokens { callers, tls, fetching: None },
         };
         let listeners = (listener, admin.map(|(listener, _)| listener));
         let thread = std::thread::Builder::new()
@@ -265,7 +269,7 @@ fn pool(settings: PoolSettings, seed: u64) -> Pool {
     pool
 }
 
-fn edge_settings(settings: &Settings, tls: Tls, generation: u32) -> EdgeSettings {
+fn edge_settings(settings: &Settings, callers: Arc<Callers>, tls: Tls, generation: u32) -> EdgeSettings {
     let backends = settings.pool.backends.iter().zip(&settings.upstreams);
     let backends = backends
         .map(|(backend, upstream)| {
@@ -275,8 +279,7 @@ fn edge_settings(settings: &Settings, tls: Tls, generation: u32) -> EdgeSettings
         .collect();
     EdgeSettings {
         generation,
-        listen: settings.listen,
-        callers: settings.callers.clone(),
+        callers,
         proxy: settings.proxy.clone(),
         backends,
         tls,
@@ -306,6 +309,27 @@ struct Control {
     settings: Settings,
     generation: u32,
     workers: Workers<Proxy>,
+    tokens: Tokens,
+}
+
+/// What callers' tokens are checked with, kept fresh on the control thread.
+struct Tokens {
+    callers: Arc<Callers>,
+    tls: Tls,
+    fetching: Option<tokio::task::AbortHandle>,
+}
+
+impl Tokens {
+    /// Begins, in place of what was going on before.
+    fn fetch(&mut self) {
+        if let Some(before) = self.fetching.take() {
+            before.abort();
+        }
+        self.fetching = self.callers.entra_keys().map(|keys| {
+            let fetching = keep_fresh(Arc::clone(keys), self.tls.clone(), Pace::default());
+            tokio::task::spawn_local(fetching).abort_handle()
+        });
+    }
 }
 
 impl Control {
@@ -324,6 +348,7 @@ impl Control {
                 let limits = ServerLimits { connections: OPERATORS, ..ServerLimits::default() };
                 tokio::task::spawn_local(serve(listener, admin, limits, admin_stopped));
             }
+            self.tokens.fetch();
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return false };
             self.view.shared.health.set_listening();
             let asked = self.serve(listener, &mut orders).await;
@@ -442,7 +467,9 @@ impl Control {
         }
         let tls = Tls::new(&settings.upstream)?;
         let generation = self.generation + 1;
-        let edges = edge_settings(&settings, tls, generation);
+        let before = Some(&*self.tokens.callers);
+        let callers = Arc::new(Callers::new(settings.callers.clone(), settings.listen, before));
+        let edges = edge_settings(&settings, Arc::clone(&callers), tls.clone(), generation);
         drop(Edge::new(edges.clone())?);
         // The workers know the new backends before the pool names them.
         let (ready, mut readied) = mpsc::unbounded_channel();
@@ -460,6 +487,8 @@ impl Control {
             (0..backends).for_each(|backend| pool.set_credential(backend, true));
         }
         self.view.shared.health.set_credentials(backends);
+        self.tokens = Tokens { callers, tls, fetching: self.tokens.fetching.take() };
+        self.tokens.fetch();
         self.generation = generation;
         self.settings = settings;
         tracing::info!(backends, "settings reloaded");

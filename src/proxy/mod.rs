@@ -1,6 +1,6 @@
 //! One request from top to bottom.
 //!
-//! Owns: the walk (this file), what a request is and which backend may get its bytes (`request`, `headers`),
+//! Owns: the walk (this file), what a caller may do (`admission`), what a request is and which backend may get its bytes (`request`, `headers`),
 //! one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`), the committed body
 //! (`committed`), the place on a lane that is always handed back (`place`), the one record per request
 //! (`ledger`), and our own answers (`error`).
@@ -9,6 +9,7 @@
 //! The walk is a plain function, not layers: picking, sending and judging depend on each other, and a missing
 //! field does not compile. Nothing here is `Send`: a request lives and ends on one worker.
 
+mod admission;
 mod attempt;
 mod committed;
 mod edge;
@@ -36,7 +37,6 @@ pub use self::error::ProxyError;
 use self::ledger::{Desk, Ledger};
 use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, Pool};
-use crate::identity::callers::Admission;
 use crate::net::server::{Handler, Peer};
 use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
@@ -143,12 +143,11 @@ impl Proxy {
         if !edge.callers.pages().admit(&parts.headers, &parts.uri) {
             return Err(ProxyError::ForeignPage);
         }
-        match edge.callers.admit(&parts.headers, None) {
-            Admission::Admitted(caller) => entry.caller = caller,
-            Admission::Unauthorized => return Err(ProxyError::Unauthorized),
-        }
+        let caller = edge.callers.admit(&parts.headers, None, clock::unix_ms() / 1_000)?;
+        entry.caller.clone_from(&caller.name);
         let route = request::route(parts, &edge.settings.path_prefix)?;
         entry.operation = route.operation.name;
+        let mut turn = admission::enter(&caller, &route.operation, entry.started)?;
         let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
         let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
         entry.waited_until(clock::now());
@@ -156,7 +155,12 @@ impl Proxy {
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
-        self.attempts(parts, understood, deadline, ledger).await
+        admission::confine(&caller, parts, &understood)?;
+        if let Some(turn) = &mut turn {
+            turn.charge(clock::now(), understood.scan.charge(0))?;
+        }
+        entry.turn = turn;
+        self.attempts(parts, understood, caller.lowest_priority(), deadline, ledger).await
     }
 
     /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts.
@@ -164,6 +168,7 @@ impl Proxy {
         &self,
         parts: &Parts,
         mut understood: Understood<'_>,
+        lowest_priority: Option<u32>,
         deadline: Instant,
         ledger: &mut Option<Ledger>,
     ) -> Result<Response<ProxyBody>, ProxyError> {
@@ -178,7 +183,7 @@ impl Proxy {
             charge: understood.scan.charge(0),
             streamed: understood.scan.stream,
             harmless: understood.route.operation.harmless.given(understood.scan.background),
-            lowest_priority: None,
+            lowest_priority,
         };
         loop {
             let now = clock::now();

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sidestep::balance::{BackendSettings, Pool, PoolSettings};
+use sidestep::identity::callers::Callers;
 use sidestep::identity::{CallerSettings, Credential};
 use sidestep::net::connect::Connector;
 use sidestep::net::server::{LocalStop, Stop};
@@ -126,10 +127,11 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
         let credential = Credential::ApiKey(key_of(&backend.name).into());
         (Arc::from(backend.name.as_str()), origin, credential, backend.serves.clone())
     });
+    let callers = CallerSettings { anonymous: true, ..CallerSettings::default() };
+    let callers = Callers::new(callers, SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), None);
     let settings = EdgeSettings {
         generation,
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-        callers: CallerSettings { anonymous: true, keys: Vec::new(), origins: Vec::new() },
+        callers: callers.into(),
         proxy,
         backends: backends.collect(),
         tls: tls(),
