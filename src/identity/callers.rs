@@ -81,7 +81,7 @@ impl Callers {
             (Entra::new(entra, fetched), Arc::clone(&common))
         });
         Self {
-            anyone: anonymous.then(|| Caller { name: None, rules: common, limits: None }),
+            anyone: anonymous.then_some(Caller { name: None, rules: common, limits: None }),
             keys,
             entra,
             pages: Pages::new(&settings.origins, listen, guarded),

@@ -42,9 +42,8 @@ pub(super) fn confine(caller: &Caller, parts: &Parts, understood: &Understood<'_
                 || !matches!(operation.family, "inference" | "responses" | "realtime")
         }
     };
-    let second = parts.headers.get_all(headers::IMAGE_DEPLOYMENT).into_iter();
-    let second = second.map(|name| name.to_str().is_ok_and(|name| caller.may_call(name)));
-    if named && !unread && second.fold(true, |all, one| all && one) {
+    let mut second = parts.headers.get_all(headers::IMAGE_DEPLOYMENT).into_iter();
+    if named && !unread && second.all(|name| name.to_str().is_ok_and(|name| caller.may_call(name))) {
         Ok(())
     } else {
         Err(ProxyError::ForbiddenDeployment)

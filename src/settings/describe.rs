@@ -127,7 +127,6 @@ fn served(deployments: &Deployments) -> String {
 
 fn differences(settings: &Settings) -> Vec<String> {
     let (proxy, proxy_default) = (&settings.proxy, defaults::proxy());
-    let (server, server_default) = (&settings.server, ServerLimits::default());
     let workers = settings.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
     let ca_file =
         settings.upstream.ca_file.as_ref().map_or_else(String::new, |file| file.display().to_string());
@@ -171,6 +170,25 @@ fn differences(settings: &Settings) -> Vec<String> {
         ),
         ("upstream.ca_file", ca_file, String::new()),
         ("upstream.forward_headers", headers(&proxy.forward_headers), String::new()),
+        ("log.level", settings.log.level.clone(), defaults::log().level),
+        ("log.format", format_word(settings.log.format), format_word(defaults::log().format)),
+    ];
+    table
+        .into_iter()
+        .chain(limits(settings))
+        .filter(|(_, value, default)| value != default)
+        .map(|(key, value, default)| match default.as_str() {
+            "" => format!("{key} = {value}"),
+            default => format!("{key} = {value} (default {default})"),
+        })
+        .collect()
+}
+
+/// Key, value and default of what `[limits]` says.
+fn limits(settings: &Settings) -> impl Iterator<Item = (&'static str, String, String)> {
+    let (proxy, proxy_default) = (&settings.proxy, defaults::proxy());
+    let (server, server_default) = (&settings.server, ServerLimits::default());
+    [
         ("limits.connections", server.connections.to_string(), server_default.connections.to_string()),
         (
             "limits.streams_per_connection",
@@ -189,17 +207,8 @@ fn differences(settings: &Settings) -> Vec<String> {
         ),
         ("limits.buffered", bytes(proxy.buffered), bytes(proxy_default.buffered)),
         ("limits.lanes", settings.pool.lanes.to_string(), defaults::LANES.to_string()),
-        ("log.level", settings.log.level.clone(), defaults::log().level),
-        ("log.format", format_word(settings.log.format), format_word(defaults::log().format)),
-    ];
-    table
-        .into_iter()
-        .filter(|(_, value, default)| value != default)
-        .map(|(key, value, default)| match default.as_str() {
-            "" => format!("{key} = {value}"),
-            default => format!("{key} = {value} (default {default})"),
-        })
-        .collect()
+    ]
+    .into_iter()
 }
 
 fn time(duration: Duration) -> String {

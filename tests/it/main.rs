@@ -3,6 +3,7 @@
 
 mod bounds;
 mod bytes;
+mod callers;
 mod connections;
 mod crowd;
 mod descriptors;
@@ -21,3 +22,4 @@ mod secrets;
 mod settling;
 mod simulator;
 mod streams;
+mod tokens;
