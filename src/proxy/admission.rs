@@ -26,7 +26,7 @@ pub(super) fn enter(
 ///
 /// A caller who is confined to some deployments must not reach another by naming an allowed one to us and that one to
 /// the backend: in a body that we did not read, or in the header of a second deployment. What names none, such as
-/// reading a file, passes.
+/// reading a file, passes. On a WebSocket for responses each message names one, unread: such a caller gets none.
 pub(super) fn confine(caller: &Caller, parts: &Parts, understood: &Understood<'_>) -> Result<(), ProxyError> {
     if !caller.is_confined() {
         return Ok(());
@@ -35,10 +35,11 @@ pub(super) fn confine(caller: &Caller, parts: &Parts, understood: &Understood<'_
     let in_path = understood.route.deployment.is_some();
     let coded = parts.headers.get_all(CONTENT_ENCODING).into_iter().any(|coding| coding != "identity");
     let unread = !in_path && operation.body != BodyKind::None && (coded || !understood.repeatable());
+    let unread = unread || (understood.socket && operation.family == "responses");
     let named = match &understood.deployment {
         Some(name) => caller.may_call(name),
         None => {
-            operation.body == BodyKind::None
+            (operation.body == BodyKind::None && !understood.socket)
                 || !matches!(operation.family, "inference" | "responses" | "realtime")
         }
     };

@@ -206,7 +206,25 @@ fn a_caller_reaches_only_its_deployments_however_it_names_another() {
         assert_eq!((answer.status, answer.code().as_str()), (403, "deployment_not_allowed"), "{what}: {answer:?}");
         assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
     }
+    let socket = |path: &str| {
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                       sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+        Wire::to(front.address())
+            .send(request("GET", path, &format!("{APP}{upgrade}"), ""))
+            .answer()
+            .unwrap()
+            .status
+    };
+    for path in [
+        "/openai/v1/responses",
+        "/openai/v1/responses?deployment=gpt-4o",
+        "/openai/v1/realtime",
+        "/openai/v1/realtime?model=gpt-5",
+    ] {
+        assert_eq!(socket(path), 403, "{path}");
+    }
     assert_eq!(seen(&front), 0);
+    assert_ne!(socket("/openai/v1/realtime?model=gpt-4o"), 403);
     assert_eq!(chat(&front, APP).status, 200);
     assert_eq!(post(&front, chat_v1, &format!("{APP}{json}"), &model("gpt-4o")).status, 200);
     assert_ne!(ask(front.address(), "GET", "/v1/models", APP, "").status, 403, "what names none passes");
