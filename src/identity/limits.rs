@@ -6,7 +6,9 @@
 //! fixed size, and the moment when there is room again is known exactly: nothing but time frees room.
 //!
 //! Tokens are charged by an estimate when a request comes and corrected by what it really took when it ends: what
-//! it did not take is given back, and what it took beyond counts from then on.
+//! it did not take is given back, and what it took beyond counts from then on. What of it is more than the limit is a
+//! debt, paid with whatever room comes free before anything else is admitted: otherwise callers who do not say how long
+//! an answer may be, and that is most, would be held to their limit in every second minute only.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -135,7 +137,7 @@ impl Turn {
         let at = used.slot(now);
         let at = used.tokens.advance(at);
         match tokens.checked_sub(charged) {
-            Some(beyond) => used.tokens.add(at, beyond),
+            Some(beyond) => used.tokens.exceed(self.limits.tokens.unwrap_or(u64::MAX), at, beyond),
             None => used.tokens.take_back(charged_at, charged - tokens),
         }
     }
@@ -161,28 +163,41 @@ impl Used {
     }
 }
 
-/// What was used in the last minute.
+/// What was used in the last minute, and what is still to be counted.
 #[derive(Debug)]
 struct Window {
     /// By slot number modulo their count.
     slots: Box<[u64; SLOTS]>,
     newest: u64,
     sum: u64,
+    /// Only where `sum` leaves no room.
+    debt: u64,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { slots: Box::new([0; SLOTS]), newest: SLOTS as u64, sum: 0 }
+        Self { slots: Box::new([0; SLOTS]), newest: SLOTS as u64, sum: 0, debt: 0 }
     }
 }
 
 impl Window {
     /// Forgets what is a minute old. The slot that is used for `slot`: the present one, should it be an older one.
     fn advance(&mut self, slot: u64) -> u64 {
-        let passed = usize::try_from(slot.saturating_sub(self.newest)).unwrap_or(SLOTS).min(SLOTS);
-        for ahead in 1..=passed {
-            let left = std::mem::take(self.place(self.newest + ahead as u64));
-            self.sum -= left;
+        let mut passed = slot.saturating_sub(self.newest);
+        // While the debt takes all that comes free, a minute later everything stands as it stood.
+        if let Some(minutes) = self.debt.checked_div(self.sum) {
+            let minutes = minutes.min(passed / SLOTS as u64);
+            self.debt -= minutes * self.sum;
+            self.newest += minutes * SLOTS as u64;
+            passed -= minutes * SLOTS as u64;
+        }
+        // What is still owed then has come and gone after a second one.
+        for _ in 0..passed.min(2 * SLOTS as u64) {
+            self.newest += 1;
+            let paid = self.debt.min(*self.place(self.newest));
+            let left = std::mem::replace(self.place(self.newest), paid);
+            self.sum -= left - paid;
+            self.debt -= paid;
         }
         self.newest = self.newest.max(slot);
         self.newest
@@ -190,35 +205,48 @@ impl Window {
 
     /// Whether `more` fits; else from which slot on it does, and `None` when it never does.
     fn room(&self, limit: u64, more: u64) -> Result<(), Option<u64>> {
-        let mut excess = (u128::from(self.sum) + u128::from(more)).saturating_sub(limit.into());
+        let used = u128::from(self.sum) + u128::from(self.debt);
+        let excess = (used + u128::from(more)).saturating_sub(limit.into());
         if excess == 0 {
             return Ok(());
         }
         if more > limit {
             return Err(None);
         }
+        // Each minute frees what it holds, as long as there is a debt; without one it is done within one.
+        let each = u128::from(self.sum.max(1));
+        let minutes = (excess - 1) / each;
+        let mut missing = excess - minutes * each;
+        let minutes = u64::try_from(minutes).unwrap_or(u64::MAX).saturating_add(1);
         let oldest = self.newest + 1 - SLOTS as u64;
-        for slot in oldest..=self.newest {
-            excess = excess.saturating_sub(self.slots[Self::index(slot)].into());
-            if excess == 0 {
-                return Err(Some(slot + SLOTS as u64));
-            }
-        }
-        // Not met: all that counts is in the slots, and `more` alone fits.
-        Err(Some(self.newest + SLOTS as u64))
+        let enough = (oldest..self.newest).find(|slot| {
+            missing = missing.saturating_sub(self.slots[Self::index(*slot)].into());
+            missing == 0
+        });
+        Err(Some(enough.unwrap_or(self.newest).saturating_add(minutes.saturating_mul(SLOTS as u64))))
     }
 
+    /// What has room.
     fn add(&mut self, slot: u64, amount: u64) {
-        let room = u64::MAX - self.sum;
-        *self.place(slot) += amount.min(room);
-        self.sum += amount.min(room);
+        let amount = amount.min(u64::MAX - self.sum);
+        *self.place(slot) += amount;
+        self.sum += amount;
+    }
+
+    /// What was used already, room or not.
+    fn exceed(&mut self, limit: u64, slot: u64, amount: u64) {
+        let room = limit.saturating_sub(self.sum).min(amount);
+        self.add(slot, room);
+        self.debt = self.debt.saturating_add(amount - room);
     }
 
     /// What has left the window already needs no taking back.
     fn take_back(&mut self, slot: u64, amount: u64) {
+        let owed = self.debt.min(amount);
+        self.debt -= owed;
         if self.newest.saturating_sub(slot) < SLOTS as u64 {
             let place = self.place(slot);
-            let taken = amount.min(*place);
+            let taken = (amount - owed).min(*place);
             *place -= taken;
             self.sum -= taken;
         }
@@ -285,11 +313,33 @@ mod tests {
         let second = charged(&limits, start + MS * 1_000, 70).unwrap();
         assert!(charged(&limits, start + MS * 1_000, 1).is_err());
         second.settle(start + MS * 5_000, 170);
-        // 30 at 0 s, 70 at 1 s, 100 more at 5 s.
+        // 30 at 0 s, 70 at 1 s, and 100 beyond that wait for the room of both.
         let now = start + MS * 6_000;
         let wait = charged(&limits, now, 1).unwrap_err().wait.unwrap();
-        assert_eq!(now + wait, start + MS * 65_250, "until what was taken beyond has left");
-        charged(&limits, now + wait, 100).unwrap();
+        assert_eq!(now + wait, start + MS * 120_500, "the debt took what came free at 60 and 61 s");
+        assert!(charged(&limits, now + wait - MS, 1).is_err());
+        charged(&limits, now + wait, 30).unwrap();
+        assert!(charged(&limits, now + wait, 1).is_err(), "the other 70 are a second younger");
+    }
+
+    #[test]
+    fn who_takes_ten_times_its_limit_unannounced_waits_ten_minutes() {
+        let (limits, start) = (limits(0, 100), begin());
+        charged(&limits, start, 1).unwrap().settle(start + MS * 3_000, 1_000);
+        for (minute, open) in [(1, false), (2, false), (5, false), (9, false), (11, true)] {
+            let asked = start + MS * 60_000 * minute;
+            assert_eq!(charged(&limits, asked, 1).is_ok(), open, "minute {minute}");
+        }
+    }
+
+    #[test]
+    fn a_debt_is_forgotten_as_fast_by_one_who_stays_away() {
+        let (limits, start) = (limits(0, 100), begin());
+        charged(&limits, start, 1).unwrap().settle(start, 100_000);
+        let wait = charged(&limits, start, 1).unwrap_err().wait.unwrap();
+        assert!(charged(&limits, start + wait - MS, 1).is_err());
+        charged(&limits, start + wait, 1).unwrap();
+        charged(&limits, start + wait + MS * 120_000, 100).unwrap();
     }
 
     #[test]
@@ -341,7 +391,52 @@ mod tests {
         assert!(after.request(start).is_err() && before.request(start).is_err());
     }
 
+    #[test]
+    fn a_wait_is_true_also_after_a_reload_with_another_limit() {
+        for (debt, limit) in [(0, 10), (0, 1), (0, 1_000), (250, 10), (250, 1_000), (40, 100)] {
+            let (before, start) = (limits(0, 100), begin());
+            charged(&before, start, 60).unwrap();
+            charged(&before, start + MS * 9_000, 40).unwrap().settle(start + MS * 9_000, 40 + debt);
+            let mut after = limits(0, limit);
+            after.continue_from(&before);
+            let now = start + MS * 10_000;
+            if let Err(reached) = charged(&after, now, 1) {
+                let wait = reached.wait.unwrap();
+                assert!(charged(&after, now + wait - MS, 1).is_err(), "{debt} {limit}");
+                charged(&after, now + wait, 1).unwrap();
+            }
+        }
+    }
+
     proptest! {
+        /// Whoever guesses wrongly in either direction, and comes as often as it can.
+        #[test]
+        fn in_the_long_run_nobody_takes_more_than_its_limit_and_every_wait_is_true(
+            limit in 1..40_u64,
+            steps in prop::collection::vec((0..4_000_u64, 0..12_u64, 0..120_u64, 0..90_000_u64), 1..80),
+        ) {
+            let (limits, start) = (limits(0, limit), begin());
+            let (mut now, mut taken, mut largest) = (start, 0, 0);
+            for (pause, size, really, lasts) in steps {
+                now += MS * u32::try_from(pause).unwrap();
+                let size = size.min(limit);
+                let turn = charged(&limits, now, size).or_else(|reached| {
+                    let wait = reached.wait.expect("it is not above the limit");
+                    assert!(charged(&limits, now + wait - MS, size).is_err(), "told too late");
+                    now += wait;
+                    charged(&limits, now, size)
+                });
+                prop_assert!(turn.is_ok(), "told too early");
+                // At the latest when the last was over, so that one at a time is under way.
+                now += MS * u32::try_from(lasts).unwrap();
+                turn.unwrap().settle(now, really);
+                taken += really;
+                largest = largest.max(really);
+                let minutes = u64::try_from((now - start).as_millis()).unwrap().div_ceil(60_000);
+                prop_assert!(taken <= limit * (minutes + 1) + largest, "{} in {} minutes", taken, minutes);
+            }
+        }
+
         /// Callers who come whenever they like, and as soon as they were told.
         #[test]
         fn no_minute_holds_more_than_the_limit_and_every_wait_is_true(

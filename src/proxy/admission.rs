@@ -1,6 +1,5 @@
 //! What an admitted caller may ask for.
 
-use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 
 use super::error::ProxyError;
@@ -32,19 +31,21 @@ pub(super) fn confine(caller: &Caller, parts: &Parts, understood: &Understood<'_
         return Ok(());
     }
     let operation = &understood.route.operation;
-    let in_path = understood.route.deployment.is_some();
-    let coded = parts.headers.get_all(CONTENT_ENCODING).into_iter().any(|coding| coding != "identity");
-    let unread = !in_path && operation.body != BodyKind::None && (coded || !understood.repeatable());
-    let unread = unread || (understood.socket && operation.family == "responses");
+    let bodiless = operation.body == BodyKind::None;
     let named = match &understood.deployment {
-        Some(name) => caller.may_call(name),
+        // By the query alone, another may stand in a body that we did not read and the backend does.
+        Some(name) => {
+            let certain = bodiless || understood.route.deployment.is_some() || understood.is_named_in_body();
+            let elsewhere = understood.socket && operation.family == "responses";
+            caller.may_call(name) && certain && !elsewhere
+        }
         None => {
-            (operation.body == BodyKind::None && !understood.socket)
+            (bodiless && !understood.socket)
                 || !matches!(operation.family, "inference" | "responses" | "realtime")
         }
     };
     let mut second = parts.headers.get_all(headers::IMAGE_DEPLOYMENT).into_iter();
-    if named && !unread && second.all(|name| name.to_str().is_ok_and(|name| caller.may_call(name))) {
+    if named && second.all(|name| name.to_str().is_ok_and(|name| caller.may_call(name))) {
         Ok(())
     } else {
         Err(ProxyError::ForbiddenDeployment)

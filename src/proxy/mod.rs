@@ -162,7 +162,8 @@ impl Proxy {
         entry.prompt_estimate = understood.scan.prompt_tokens;
         admission::confine(&caller, parts, &understood)?;
         if let Some(turn) = &mut turn {
-            turn.charge(clock::now(), understood.scan.charge(0))?;
+            // Of a body that is no JSON only the size is known, and that of a recording says nothing.
+            turn.charge(clock::now(), if understood.scan.json { understood.scan.charge(0) } else { 0 })?;
         }
         entry.turn = turn;
         self.attempts(parts, understood, caller.lowest_priority(), deadline, ledger).await

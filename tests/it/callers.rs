@@ -140,6 +140,15 @@ fn what_is_under_way_counts_as_estimated_and_what_failed_counts_as_nothing() {
 }
 
 #[test]
+fn the_size_of_a_recording_is_no_estimate_of_its_tokens() {
+    let front = front("tokens_per_minute = 100");
+    let form = "content-type: multipart/form-data; boundary=b\r\n";
+    let path = CHAT.replace("chat/completions", "audio/transcriptions");
+    let answer = post(&front, &path, &format!("{APP}{form}"), &"x".repeat(10_000));
+    assert_ne!(answer.status, 429, "{answer:?}");
+}
+
+#[test]
 fn a_request_that_alone_is_above_the_limit_is_told_that_no_waiting_helps() {
     let front = front("tokens_per_minute = 5000\nrequests_per_minute = 1");
     for _ in 0..3 {
@@ -196,7 +205,13 @@ fn a_caller_reaches_only_its_deployments_however_it_names_another() {
         ("in another case", CHAT.replace("gpt-4o", "GPT-4O"), String::new(), QUESTION.to_owned()),
         ("in the body", chat_v1.to_owned(), String::new(), model("gpt-5")),
         ("in the body, behind an allowed one in the query", format!("{chat_v1}?deployment=gpt-4o"), String::new(), model("gpt-5")),
-        ("in a body that we do not read", format!("{chat_v1}?deployment=gpt-4o"), "content-encoding: gzip\r\n".to_owned(), model("gpt-5")),
+                (
+            "in a form that we cannot read",
+            "/openai/v1/audio/transcriptions?deployment=gpt-4o".to_owned(),
+            "content-type: multipart/form-data; boundary=\r\n".to_owned(),
+            part.to_owned(),
+        ),
+("in a body that we do not read", format!("{chat_v1}?deployment=gpt-4o"), "content-encoding: gzip\r\n".to_owned(), model("gpt-5")),
         ("nowhere", "/openai/v1/responses".to_owned(), String::new(), "{\"input\":\"a\"}".to_owned()),
         ("in a form", "/openai/v1/audio/transcriptions".to_owned(), "content-type: multipart/form-data; boundary=b\r\n".to_owned(), part.to_owned()),
         ("in the header of a second one", "/openai/v1/responses".to_owned(), "x-ms-oai-image-generation-deployment: dall-e\r\n".to_owned(), model("gpt-4o")),

@@ -1,7 +1,6 @@
 //! The keys that a tenant's tokens are signed with: read from its documents, kept while they are good.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jsonwebtoken::DecodingKey;
 use serde::Deserialize;
@@ -89,11 +88,9 @@ impl KeySet {
 pub struct EntraKeys {
     pub(super) tenant: Box<str>,
     pub(super) authority: Box<str>,
-    set: Mutex<Known>,
+    known: Mutex<Known>,
     /// Somebody came with a key that we do not know.
     pub(super) wanted: Notify,
-    /// A fetch was tried a moment ago, so that another would bring nothing new.
-    settled: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +98,17 @@ struct Known {
     set: Option<Arc<KeySet>>,
     /// Counts the times that a key went.
     withdrawals: u64,
+    /// A fetch was tried a moment ago, so that another would bring nothing new.
+    settled: bool,
+}
+
+/// A key is not known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Missing {
+    /// And will not be soon.
+    Unknown,
+    /// It may come with the fetch that now begins.
+    Awaited,
 }
 
 impl EntraKeys {
@@ -108,36 +116,49 @@ impl EntraKeys {
         Self {
             tenant: tenant.into(),
             authority: authority.into(),
-            set: Mutex::default(),
+            known: Mutex::default(),
             wanted: Notify::new(),
-            settled: AtomicBool::new(false),
         }
     }
 
-    /// The keys, and how often one went. Held for as long as it takes to clone.
-    pub(super) fn current(&self) -> (Option<Arc<KeySet>>, u64) {
-        let known = self.set.lock().unwrap_or_else(PoisonError::into_inner);
-        (known.set.clone(), known.withdrawals)
+    /// Held for less than a microsecond.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether these are the first.
+    /// How often a key went.
+    pub(super) fn withdrawals(&self) -> u64 {
+        self.known().withdrawals
+    }
+
+    pub(super) fn any(&self) -> bool {
+        self.known().set.is_some()
+    }
+
+    /// The set that has this key, and how often a key went before it.
+    pub(super) fn find(&self, kid: &str) -> Result<(Arc<KeySet>, u64), Missing> {
+        let known = self.known();
+        match &known.set {
+            Some(set) if set.key(kid).is_some() => Ok((Arc::clone(set), known.withdrawals)),
+            Some(_) if known.settled => Err(Missing::Unknown),
+            _ => {
+                drop(known);
+                self.wanted.notify_one();
+                Err(Missing::Awaited)
+            }
+        }
+    }
+
+    /// After a fetch. Whether these are the first.
     pub(super) fn replace(&self, set: KeySet) -> bool {
-        let mut known = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         let gone = known.set.as_ref().is_some_and(|before| !set.keeps(before));
         known.withdrawals += u64::from(gone);
+        known.settled = true;
         known.set.replace(Arc::new(set)).is_none()
     }
 
-    /// A key is missing: whether it pays to wait for a fetch, which then begins.
-    pub(super) fn want(&self) -> bool {
-        let pays = !self.settled.load(Ordering::Relaxed);
-        if pays {
-            self.wanted.notify_one();
-        }
-        pays
-    }
-
     pub(super) fn settle(&self, settled: bool) {
-        self.settled.store(settled, Ordering::Relaxed);
+        self.known().settled = settled;
     }
 }

@@ -20,6 +20,7 @@ use jsonwebtoken::{Algorithm, Validation};
 use thiserror::Error;
 
 use self::claims::{Claims, Rules};
+use self::keys::Missing;
 use self::verified::{Verified, fingerprint};
 use super::callers::Refusal;
 use super::document::Location;
@@ -160,8 +161,7 @@ impl Entra {
             return Err(Doubt::Malformed.into());
         }
         let print = fingerprint(token);
-        let (set, withdrawals) = self.keys.current();
-        let known = self.verified().find(&print, now, withdrawals);
+        let known = self.verified().find(&print, now, self.keys.withdrawals());
         if let Some(name) = known {
             return Ok(name);
         }
@@ -171,13 +171,11 @@ impl Entra {
         }
         // What is critical is an extension by definition, and we know none.
         let kid = header.kid.filter(|_| header.crit.is_none()).ok_or(Doubt::Malformed)?;
-        let Some(set) = set else {
-            self.keys.want();
-            return Err(Refusal::KeysMissing);
-        };
-        let Some(key) = set.key(&kid) else {
-            return Err(if self.keys.want() { Refusal::KeysMissing } else { Doubt::UnknownKey.into() });
-        };
+        let (set, withdrawals) = self.keys.find(&kid).map_err(|missing| match missing {
+            Missing::Awaited => Refusal::KeysMissing,
+            Missing::Unknown => Doubt::UnknownKey.into(),
+        })?;
+        let key = set.key(&kid).ok_or(Doubt::UnknownKey)?;
         let read = jsonwebtoken::decode::<Claims>(token, key, &VALIDATION);
         let claims = read.map_err(|error| match error.kind() {
             ErrorKind::InvalidSignature => Doubt::Signature,

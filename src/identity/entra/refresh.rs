@@ -49,7 +49,7 @@ pub async fn keep_fresh(keys: Arc<EntraKeys>, tls: Tls, pace: Pace) {
             }
             Err(error) => {
                 if failures == 0 {
-                    let had = keys.current().0.is_some();
+                    let had = keys.any();
                     let meanwhile =
                         if had { "those from before are used on" } else { "no token can be checked" };
                     tracing::warn!(
