@@ -9,13 +9,13 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::balance::Deployments;
 
-const KEY: &str = "0123456789abcdef";
+pub(super) const KEY: &str = "0123456789abcdef";
 
-fn text(toml: &str) -> Source {
+pub(super) fn text(toml: &str) -> Source {
     Source::Text { file: PathBuf::from("sidestep.toml"), text: toml.to_owned() }
 }
 
-fn variables(pairs: &[(&str, &str)]) -> Environment {
+pub(super) fn variables(pairs: &[(&str, &str)]) -> Environment {
     Environment::new(pairs.iter().copied())
 }
 
@@ -25,16 +25,16 @@ fn from_environment(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
 }
 
 /// A file with one good backend and `more` before it.
-fn with_backend(more: &str) -> Result<Settings, SettingsError> {
+pub(super) fn with_backend(more: &str) -> Result<Settings, SettingsError> {
     with_backend_and(more, &[])
 }
 
-fn with_backend_and(more: &str, pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+pub(super) fn with_backend_and(more: &str, pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     let backend = format!("[[backends]]\nurl = \"https://west.openai.azure.com\"\napi_key = \"{KEY}\"\n");
     load(&text(&format!("{more}\n{backend}")), &variables(pairs))
 }
 
-fn keys(result: &Result<Settings, SettingsError>) -> Vec<&str> {
+pub(super) fn keys(result: &Result<Settings, SettingsError>) -> Vec<&str> {
     match result {
         Ok(_) => Vec::new(),
         Err(error) => error.problems().iter().map(|problem| problem.key.as_str()).collect(),
@@ -563,114 +563,6 @@ fn a_log_level_is_what_the_log_itself_understands() {
     for level in ["", "inof", "sidestep=loud", "[span]", "info,sidestep[{id=7}]=debug"] {
         let result = with_backend(&format!("[log]\nlevel = \"{level}\""));
         assert_eq!(keys(&result), ["log.level"], "{level}");
-    }
-}
-
-const TENANT: &str = "00000000-aaaa-bbbb-cccc-000000000001";
-
-#[test]
-fn two_keys_of_one_name_are_one_caller_and_its_rules_are_said_once() {
-    let keys_of = |second: &str| {
-        format!(
-            "[[callers.keys]]\nname = \"app\"\nkey = \"{KEY}-1\"\nrequests_per_minute = 60\ndeployments = [\"gpt-4o\"]\n\
-             [[callers.keys]]\nname = \"app\"\nkey = \"{KEY}-2\"\n{second}"
-        )
-    };
-    for second in ["", "requests_per_minute = 60\ndeployments = [\"gpt-4o\"]"] {
-        let settings = with_backend(&keys_of(second)).unwrap();
-        let [first, second] = &settings.callers.keys[..] else { panic!("two keys") };
-        assert_eq!((&first.name, &first.rules), (&second.name, &second.rules));
-        assert_eq!(first.rules.requests_per_minute, Some(60));
-        let described = describe(&settings);
-        assert!(described.contains("who has one of the keys of app\n"), "{described}");
-        assert!(described.contains("  app: 60 requests a minute; deployments gpt-4o\n"), "{described}");
-    }
-    for second in ["requests_per_minute = 61", "tokens_per_minute = 1", "operations = [\"files\"]"] {
-        assert_eq!(keys(&with_backend(&keys_of(second))), ["callers.keys[1].name"], "{second}");
-    }
-    let same = keys_of("").replace(&format!("{KEY}-2"), &format!("{KEY}-1"));
-    assert_eq!(keys(&with_backend(&same)), ["callers.keys[1].key"]);
-}
-
-#[test]
-fn limits_and_rules_that_would_serve_nobody_are_refused() {
-    for (line, at) in [
-        ("requests_per_minute = 0", "requests_per_minute"),
-        ("requests_per_minute = -1", "requests_per_minute"),
-        ("tokens_per_minute = 2000000000", "tokens_per_minute"),
-        ("tokens_per_minute = \"off\"", "tokens_per_minute"),
-        ("tokens_per_minute = 1.5", "tokens_per_minute"),
-        ("lowest_priority = 0", "lowest_priority"),
-        ("deployments = []", "deployments"),
-        ("deployments = [\"a/b\"]", "deployments[0]"),
-        ("operations = []", "operations"),
-        ("operations = [\"Inference\"]", "operations[0]"),
-        ("operations = [\"fine_tuning\"]", "operations[0]"),
-    ] {
-        let told = with_backend(&format!("[[callers.keys]]\nkey = \"{KEY}\"\n{line}"));
-        assert_eq!(keys(&told), [format!("callers.keys[0].{at}")], "{line}");
-    }
-    let told = with_backend("[callers]\noperations = [\"fine_tuning\"]").unwrap_err();
-    assert!(told.to_string().contains("the nearest is \"fine-tuning\""), "{told}");
-}
-
-#[test]
-fn a_deployment_that_no_backend_serves_is_noted() {
-    let file = format!(
-        "[[callers.keys]]\nname = \"app\"\nkey = \"{KEY}\"\ndeployments = [\"gpt-4o\", \"gpt-5\"]\n\
-         [[backends]]\nurl = \"https://east\"\napi_key = \"k\"\ndeployments = {{ \"gpt-4o\" = \"x\" }}"
-    );
-    let settings = load(&text(&file), &variables(&[])).unwrap();
-    assert_eq!(settings.notes, ["caller app may use gpt-5, which no backend serves"]);
-}
-
-#[test]
-fn all_but_fine_tuning_and_evals_is_allowed_unless_it_is_named() {
-    let operations = |lines: &str| with_backend(lines).unwrap().callers.operations.unwrap();
-    let usual = operations("");
-    assert!(usual.contains(&"inference") && usual.contains(&"other"));
-    assert!(!usual.contains(&"fine-tuning") && !usual.contains(&"evals"));
-    assert_eq!(operations("[callers]\noperations = [\"evals\"]"), ["evals"]);
-}
-
-#[test]
-fn callers_of_entra_id_are_told_by_tenant_and_list_and_open_the_listener() {
-    let entra = |lines: &str| {
-        with_backend_and(&format!("[callers.entra]\n{lines}"), &[("SIDESTEP_LISTEN", "0.0.0.0:1")])
-    };
-    let settings =
-        entra(&format!("tenant = \"{}\"\nallow = [\"{TENANT}\"]", TENANT.to_ascii_uppercase())).unwrap();
-    let described = describe(&settings);
-    assert!(
-        described.contains(&format!("who has a token of {TENANT} of Entra ID tenant {TENANT}\n")),
-        "{described}"
-    );
-    let any = entra(&format!("tenant = \"{TENANT}\"\nallow = [\"any\"]")).unwrap();
-    assert!(any.notes.iter().any(|note| note.contains("guests included")), "{:?}", any.notes);
-    let good = format!("tenant = \"{TENANT}\"\n");
-    for (lines, at) in [
-        ("", &["callers.entra.tenant", "callers.entra.allow"][..]),
-        ("allow = [\"any\"]\ntenant = \"common\"", &["callers.entra.tenant"]),
-        ("allow = [\"any\"]\ntenant = \"contoso.onmicrosoft.com\"", &["callers.entra.tenant"]),
-        (&*good, &["callers.entra.allow"]),
-        (&*format!("{good}allow = []"), &["callers.entra.allow"]),
-        (&*format!("{good}allow = [\"*\"]"), &["callers.entra.allow[0]"]),
-        (&*format!("{good}allow = [\"any\", \"{TENANT}\"]"), &["callers.entra.allow[0]"]),
-        (&*format!("{good}allow = [\"any\"]\naudiences = []"), &["callers.entra.audiences"]),
-        (
-            &*format!("{good}allow = [\"any\"]\nauthority = \"http://login.example\""),
-            &["callers.entra.authority"],
-        ),
-        (
-            &*format!("{good}allow = [\"any\"]\nauthority = \"https://user@login.example\""),
-            &["callers.entra.authority"],
-        ),
-        (
-            &*format!("{good}allow = [\"any\"]\nauthority = \"https://login.example/?a=b\""),
-            &["callers.entra.authority"],
-        ),
-    ] {
-        assert_eq!(keys(&entra(lines)), at, "{lines}");
     }
 }
 
