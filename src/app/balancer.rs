@@ -18,6 +18,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::admin::status::{BackendStatus, CallersStatus, StatusDocument, TokensStatus};
 use crate::admin::{Admin, Doors};
 use crate::balance::Pool;
+use crate::identity::callers::Callers;
+use crate::identity::entra::{Pace, keep_fresh};
 use crate::identity::token::{Changed, Keeper, Slot};
 use crate::identity::{Credential, Presented, UnsendableCredential};
 use crate::net::connect::TlsProblem;
@@ -189,7 +191,8 @@ impl Balancer {
         let mut keeper = Keeper::default();
         let presented = presented(&settings, &mut keeper)?;
         let tokens = Arc::new(Mutex::new(slots(&presented)));
-        let edges = edge_settings(&settings, presented, tls.clone(), 0);
+        let callers = Arc::new(Callers::new(settings.callers.clone(), settings.listen, None));
+        let edges = edge_settings(&settings, Arc::clone(&callers), presented, tls.clone(), 0);
         drop(Edge::new(edges.clone())?);
         let (listener, listen) = listen_on(settings.listen)?;
         let admin = settings.admin_listen.map(listen_on).transpose()?;
@@ -226,6 +229,7 @@ impl Balancer {
             generation: 0,
             workers,
             keeper,
+            callers: CallersKeys { callers, fetching: None },
             tls,
         };
         let listeners = (listener, admin.map(|(listener, _)| listener));
@@ -315,7 +319,13 @@ fn slots(presented: &[Presented]) -> Vec<Option<Slot>> {
     presented.iter().map(slot).collect()
 }
 
-fn edge_settings(settings: &Settings, presented: Vec<Presented>, tls: Tls, generation: u32) -> EdgeSettings {
+fn edge_settings(
+    settings: &Settings,
+    callers: Arc<Callers>,
+    presented: Vec<Presented>,
+    tls: Tls,
+    generation: u32,
+) -> EdgeSettings {
     let backends = settings.pool.backends.iter().zip(&settings.upstreams).zip(presented);
     let backends = backends
         .map(|((backend, upstream), presented)| {
@@ -325,8 +335,7 @@ fn edge_settings(settings: &Settings, presented: Vec<Presented>, tls: Tls, gener
         .collect();
     EdgeSettings {
         generation,
-        listen: settings.listen,
-        callers: settings.callers.clone(),
+        callers,
         proxy: settings.proxy.clone(),
         backends,
         tls,
@@ -357,7 +366,27 @@ struct Control {
     generation: u32,
     workers: Workers<Proxy>,
     keeper: Keeper,
+    callers: CallersKeys,
     tls: Tls,
+}
+
+/// What callers' tokens are checked with, kept fresh on the control thread.
+struct CallersKeys {
+    callers: Arc<Callers>,
+    fetching: Option<tokio::task::AbortHandle>,
+}
+
+impl CallersKeys {
+    /// Begins, in place of what was going on before.
+    fn fetch(&mut self, tls: &Tls) {
+        if let Some(before) = self.fetching.take() {
+            before.abort();
+        }
+        self.fetching = self.callers.entra_keys().map(|keys| {
+            let fetching = keep_fresh(Arc::clone(keys), tls.clone(), Pace::default());
+            tokio::task::spawn_local(fetching).abort_handle()
+        });
+    }
 }
 
 impl Control {
@@ -376,6 +405,7 @@ impl Control {
                 let limits = ServerLimits { connections: OPERATORS, ..ServerLimits::default() };
                 tokio::task::spawn_local(serve(listener, admin, limits, admin_stopped));
             }
+            self.callers.fetch(&self.tls);
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return false };
             self.keep_tokens();
             self.view.shared.health.set_listening();
@@ -504,7 +534,9 @@ impl Control {
         let generation = self.generation + 1;
         let presented = presented(&settings, &mut self.keeper)?;
         let slots = slots(&presented);
-        let edges = edge_settings(&settings, presented, tls.clone(), generation);
+        let before = Some(&*self.callers.callers);
+        let callers = Arc::new(Callers::new(settings.callers.clone(), settings.listen, before));
+        let edges = edge_settings(&settings, Arc::clone(&callers), presented, tls.clone(), generation);
         drop(Edge::new(edges.clone())?);
         // The workers know the new backends before the pool names them.
         let (ready, mut readied) = mpsc::unbounded_channel();
@@ -526,6 +558,8 @@ impl Control {
         self.keeper.retain(&used.collect::<Vec<_>>());
         self.tls = tls;
         self.keep_tokens();
+        self.callers = CallersKeys { callers, fetching: self.callers.fetching.take() };
+        self.callers.fetch(&self.tls);
         self.generation = generation;
         self.settings = settings;
         tracing::info!(backends, "settings reloaded");

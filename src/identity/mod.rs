@@ -1,7 +1,8 @@
 //! Who may call us, and with what we call the backends.
 //!
-//! Owns: callers' keys and their comparison ([`callers`]), which web pages may call ([`pages`]), tokens for the
-//! backends ([`token`]), and a backend's credential as a header. It does not route, limit or answer: it says who somebody is, `proxy` acts on it.
+//! Owns: callers' keys and their comparison ([`callers`]), their tokens of Entra ID ([`entra`]), how much a caller may
+//! use ([`limits`]), which web pages may call ([`pages`]), tokens for the backends ([`token`]), and a backend's
+//! credential as a header. It does not route or answer: it says who somebody is and what it may do, `proxy` acts on it.
 //!
 //! Why keys are compared the way they are: every key is compared with every presented one, each time, in constant
 //! time, so that neither the time nor the order of the settings tells how close a guess was.
@@ -13,6 +14,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 
 pub mod callers;
+mod document;
+pub mod entra;
+pub mod limits;
 pub mod pages;
 pub mod token;
 
@@ -23,10 +27,14 @@ use self::token::{Slot, TokenSettings};
 pub struct CallerSettings {
     /// Anyone may call.
     pub anonymous: bool,
-    /// Named keys.
+    /// Named keys; several may have one name, and are then one caller with several keys.
     pub keys: Vec<CallerKey>,
+    /// Callers with tokens of Entra ID.
+    pub entra: Option<entra::EntraSettings>,
     /// Origins of web pages that may call (`https://app.example`), besides none.
     pub origins: Vec<String>,
+    /// The operation families that callers may use for whom nothing else is said; `None` is all.
+    pub operations: Option<Vec<&'static str>>,
 }
 
 /// One caller's key.
@@ -36,6 +44,23 @@ pub struct CallerKey {
     pub name: Arc<str>,
     /// The key itself.
     pub key: SecretString,
+    /// What the caller may do; the same for all keys of one name.
+    pub rules: CallerRules,
+}
+
+/// What one caller may do.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct CallerRules {
+    /// In any minute, at least 1.
+    pub requests_per_minute: Option<u64>,
+    /// In any minute, at least 1.
+    pub tokens_per_minute: Option<u64>,
+    /// No backend of a larger number serves it.
+    pub lowest_priority: Option<u32>,
+    /// The only deployments it may use.
+    pub deployments: Option<Vec<String>>,
+    /// The only operation families it may use; `None` is those of [`CallerSettings::operations`].
+    pub operations: Option<Vec<&'static str>>,
 }
 
 /// With what a backend is called, as the settings say.

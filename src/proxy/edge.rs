@@ -1,7 +1,6 @@
 //! Where the backends of one generation of settings stand and with what they are called, on one worker.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +12,8 @@ use tokio::time::timeout_at;
 
 use super::ProxySettings;
 use crate::balance::Deployments;
+use crate::identity::Presented;
 use crate::identity::callers::Callers;
-use crate::identity::{CallerSettings, Presented};
 use crate::net::connect::Connector;
 use crate::net::upstream::{Origin, Tls, UnusableOrigin, Upstream};
 use crate::telemetry::clock;
@@ -24,10 +23,8 @@ use crate::telemetry::clock;
 pub struct EdgeSettings {
     /// The pool's generation that it belongs to.
     pub generation: u32,
-    /// The callers' listener.
-    pub listen: SocketAddr,
-    /// Who may call.
-    pub callers: CallerSettings,
+    /// Who may call; one for all workers, so that a caller's limit is one.
+    pub callers: Arc<Callers>,
     /// How requests are treated.
     pub proxy: ProxySettings,
     /// By the pool's index.
@@ -51,7 +48,7 @@ pub enum UnusableEdge {
 pub struct Edge {
     pub(super) generation: u32,
     pub(super) settings: ProxySettings,
-    pub(super) callers: Callers,
+    pub(super) callers: Arc<Callers>,
     pub(super) names: Vec<Arc<str>>,
     pub(super) backends: Vec<EdgeBackend>,
 }
@@ -96,7 +93,7 @@ impl Edge {
         Ok(Self {
             generation: settings.generation,
             settings: settings.proxy,
-            callers: Callers::new(settings.callers, settings.listen),
+            callers: settings.callers,
             names,
             backends,
         })
@@ -172,6 +169,7 @@ impl Edges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::CallerSettings;
 
     fn edge(generation: u32) -> Edge {
         let settings = ProxySettings {
@@ -187,8 +185,7 @@ mod tests {
             request_hard_limit: 0,
             buffered: 0,
         };
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let callers = Callers::new(CallerSettings::default(), listen);
+        let callers = Callers::new(CallerSettings::default(), ([127, 0, 0, 1], 0).into(), None).into();
         Edge { generation, settings, callers, names: Vec::new(), backends: Vec::new() }
     }
 

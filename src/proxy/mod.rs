@@ -1,14 +1,15 @@
 //! One request from top to bottom.
 //!
-//! Owns: the walk (this file), what a request is and which backend may get its bytes (`request`, `headers`),
-//! one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`), the committed body
-//! (`committed`), a WebSocket (`socket`), the place on a lane that is always handed back (`place`), the one record per request
-//! (`ledger`), and our own answers (`error`).
+//! Owns: the walk (this file), what a caller may do (`admission`), what a request is and which backend may get its
+//! bytes (`request`, `headers`), one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`),
+//! the committed body (`committed`), a WebSocket (`socket`), the place on a lane that is always handed back (`place`),
+//! the one record per request (`ledger`), and our own answers (`error`).
 //! Does not: choose (`balance`), know the API (`openai`), open sockets (`net`), know keys (`identity`).
 //!
 //! The walk is a plain function, not layers: picking, sending and judging depend on each other, and a missing
 //! field does not compile. Nothing here is `Send`: a request lives and ends on one worker.
 
+mod admission;
 mod attempt;
 mod committed;
 mod edge;
@@ -39,7 +40,6 @@ pub use self::error::ProxyError;
 use self::ledger::{Desk, Ledger};
 use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, Pool};
-use crate::identity::callers::Admission;
 use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
@@ -173,12 +173,12 @@ impl Proxy {
         }
         let socket = request::wants_socket(parts, &body)?;
         // Browsers cannot set headers on a WebSocket.
-        match edge.callers.admit(&parts.headers, parts.uri.query().filter(|_| socket)) {
-            Admission::Admitted(caller) => entry.caller = caller,
-            Admission::Unauthorized => return Err(ProxyError::Unauthorized),
-        }
+        let query = parts.uri.query().filter(|_| socket);
+        let caller = edge.callers.admit(&parts.headers, query, clock::unix_ms() / 1_000)?;
+        entry.caller.clone_from(&caller.name);
         let route = request::route(parts, &edge.settings.path_prefix)?;
         entry.operation = route.operation.name;
+        let mut turn = admission::enter(&caller, &route.operation, entry.started)?;
         let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
         let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
         entry.waited_until(clock::now());
@@ -187,7 +187,13 @@ impl Proxy {
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
-        self.attempts(parts, understood, deadline, ledger).await
+        admission::confine(&caller, parts, &understood)?;
+        if let Some(turn) = &mut turn {
+            // Of a body that is no JSON only the size is known, and that of a recording says nothing.
+            turn.charge(clock::now(), if understood.scan.json { understood.scan.charge(0) } else { 0 })?;
+        }
+        entry.turn = turn;
+        self.attempts(parts, understood, caller.lowest_priority(), deadline, ledger).await
     }
 
     /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts.
@@ -195,6 +201,7 @@ impl Proxy {
         &self,
         parts: &Parts,
         mut understood: Understood<'_>,
+        lowest_priority: Option<u32>,
         deadline: Instant,
         ledger: &mut Option<Ledger>,
     ) -> Result<Response<ProxyBody>, ProxyError> {
@@ -210,7 +217,7 @@ impl Proxy {
             charge: understood.scan.charge(0),
             streamed: understood.scan.stream,
             harmless: understood.route.operation.harmless.given(understood.scan.background),
-            lowest_priority: None,
+            lowest_priority,
         };
         loop {
             let now = clock::now();

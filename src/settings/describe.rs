@@ -5,7 +5,8 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use crate::balance::{BackendSettings, Deployments};
-use crate::identity::{CallerSettings, Credential};
+use crate::identity::entra::Allow;
+use crate::identity::{CallerKey, CallerRules, CallerSettings, Credential};
 use crate::net::server::ServerLimits;
 use crate::settings::identity::SCOPE;
 use crate::settings::problem::MASK;
@@ -36,6 +37,7 @@ fn write(text: &mut String, settings: &Settings) -> fmt::Result {
     if !settings.callers.origins.is_empty() {
         writeln!(text, "web pages    {}", settings.callers.origins.join(", "))?;
     }
+    section(text, "callers with rules of their own", &caller_rules(&settings.callers))?;
     let mut groups: BTreeMap<u32, Vec<(&BackendSettings, &UpstreamBackend)>> = BTreeMap::new();
     for pair in settings.pool.backends.iter().zip(&settings.upstreams) {
         groups.entry(pair.0.priority).or_default().push(pair);
@@ -71,11 +73,43 @@ fn who_may_call(callers: &CallerSettings) -> String {
     if callers.anonymous {
         return "anyone who reaches that address".to_owned();
     }
-    if callers.keys.is_empty() {
-        return "everyone on this machine, but no web page".to_owned();
+    let mut names: Vec<&str> = callers.keys.iter().map(|key| key.name.as_ref()).collect();
+    names.dedup();
+    let keys = (!names.is_empty()).then(|| format!("who has one of the keys of {}", names.join(", ")));
+    let tokens = callers.entra.as_ref().map(|entra| {
+        let who = match &entra.allow {
+            Allow::Any => "any token".to_owned(),
+            Allow::Ids(ids) => format!("a token of {}", ids.join(", ")),
+        };
+        format!("who has {who} of Entra ID tenant {}", entra.tenant)
+    });
+    match (keys, tokens) {
+        (None, None) => "everyone on this machine, but no web page".to_owned(),
+        (Some(one), None) | (None, Some(one)) => one,
+        (Some(keys), Some(tokens)) => format!("{keys}; {tokens}"),
     }
-    let names: Vec<&str> = callers.keys.iter().map(|key| key.name.as_ref()).collect();
-    format!("who has one of the keys of {}", names.join(", "))
+}
+
+/// What single callers may do otherwise than the others, one line each.
+fn caller_rules(callers: &CallerSettings) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for CallerKey { name, rules, .. } in &callers.keys {
+        let CallerRules { requests_per_minute, tokens_per_minute, lowest_priority, deployments, operations } =
+            rules;
+        let parts = [
+            requests_per_minute.map(|number| format!("{number} requests a minute")),
+            tokens_per_minute.map(|number| format!("{number} tokens a minute")),
+            lowest_priority.map(|priority| format!("no backend beyond priority {priority}")),
+            deployments.as_ref().map(|names| format!("deployments {}", names.join(", "))),
+            operations.as_ref().map(|families| format!("operations {}", families.join(", "))),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        let line = format!("{name}: {}", parts.join("; "));
+        if !parts.is_empty() && !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines
 }
 
 fn called_with(credential: &Credential) -> String {
@@ -102,7 +136,6 @@ fn served(deployments: &Deployments) -> String {
 
 fn differences(settings: &Settings) -> Vec<String> {
     let (proxy, proxy_default) = (&settings.proxy, defaults::proxy());
-    let (server, server_default) = (&settings.server, ServerLimits::default());
     let workers = settings.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
     let ca_file =
         settings.upstream.ca_file.as_ref().map_or_else(String::new, |file| file.display().to_string());
@@ -117,6 +150,11 @@ fn differences(settings: &Settings) -> Vec<String> {
             "server.explain_headers",
             proxy.explain_headers.to_string(),
             proxy_default.explain_headers.to_string(),
+        ),
+        (
+            "callers.operations",
+            settings.callers.operations.as_ref().map_or_else(String::new, |families| families.join(", ")),
+            defaults::operations().join(", "),
         ),
         ("retry.deadline", time(proxy.deadline), time(proxy_default.deadline)),
         (
@@ -141,6 +179,25 @@ fn differences(settings: &Settings) -> Vec<String> {
         ),
         ("upstream.ca_file", ca_file, String::new()),
         ("upstream.forward_headers", headers(&proxy.forward_headers), String::new()),
+        ("log.level", settings.log.level.clone(), defaults::log().level),
+        ("log.format", format_word(settings.log.format), format_word(defaults::log().format)),
+    ];
+    table
+        .into_iter()
+        .chain(limits(settings))
+        .filter(|(_, value, default)| value != default)
+        .map(|(key, value, default)| match default.as_str() {
+            "" => format!("{key} = {value}"),
+            default => format!("{key} = {value} (default {default})"),
+        })
+        .collect()
+}
+
+/// Key, value and default of what `[limits]` says.
+fn limits(settings: &Settings) -> impl Iterator<Item = (&'static str, String, String)> {
+    let (proxy, proxy_default) = (&settings.proxy, defaults::proxy());
+    let (server, server_default) = (&settings.server, ServerLimits::default());
+    [
         ("limits.connections", server.connections.to_string(), server_default.connections.to_string()),
         (
             "limits.streams_per_connection",
@@ -160,17 +217,8 @@ fn differences(settings: &Settings) -> Vec<String> {
         ),
         ("limits.buffered", bytes(proxy.buffered), bytes(proxy_default.buffered)),
         ("limits.lanes", settings.pool.lanes.to_string(), defaults::LANES.to_string()),
-        ("log.level", settings.log.level.clone(), defaults::log().level),
-        ("log.format", format_word(settings.log.format), format_word(defaults::log().format)),
-    ];
-    table
-        .into_iter()
-        .filter(|(_, value, default)| value != default)
-        .map(|(key, value, default)| match default.as_str() {
-            "" => format!("{key} = {value}"),
-            default => format!("{key} = {value} (default {default})"),
-        })
-        .collect()
+    ]
+    .into_iter()
 }
 
 fn time(duration: Duration) -> String {

@@ -13,6 +13,7 @@
 
 mod address;
 mod backends;
+mod callers;
 mod defaults;
 mod describe;
 mod drop_in;

@@ -22,6 +22,9 @@ type Set<T> = Option<Located<T>>;
 /// Priorities are written by people: a bound that no sane file meets.
 pub(super) const LARGEST_PRIORITY: u64 = 999_999;
 
+/// More than any model serves.
+const MOST_PER_MINUTE: u64 = 1_000_000_000;
+
 /// Everything; what was not set is `None`.
 #[derive(Debug, Default)]
 pub(super) struct RawSettings {
@@ -61,7 +64,11 @@ pub(super) struct RawCallers {
     pub(super) keys: Vec<RawCallerKey>,
     /// They stand there, right or wrong.
     pub(super) keys_given: bool,
+    pub(super) entra: Option<RawEntra>,
+    /// It stands there, right or wrong.
+    pub(super) entra_given: bool,
     pub(super) origins: Vec<Located<String>>,
+    pub(super) operations: Option<Vec<Located<&'static str>>>,
 }
 
 /// `[[callers.keys]]`
@@ -69,6 +76,20 @@ pub(super) struct RawCallers {
 pub(super) struct RawCallerKey {
     pub(super) name: Located<String>,
     pub(super) key: Located<SecretString>,
+    pub(super) requests_per_minute: Set<u64>,
+    pub(super) tokens_per_minute: Set<u64>,
+    pub(super) lowest_priority: Set<u64>,
+    pub(super) deployments: Option<Vec<Located<String>>>,
+    pub(super) operations: Option<Vec<Located<&'static str>>>,
+}
+
+/// `[callers.entra]`
+#[derive(Debug)]
+pub(super) struct RawEntra {
+    pub(super) tenant: Set<String>,
+    pub(super) audiences: Vec<Located<String>>,
+    pub(super) allow: Vec<Located<String>>,
+    pub(super) authority: Set<String>,
 }
 
 /// `[[backends]]`, or `BACKEND_n_…`
@@ -159,13 +180,54 @@ fn callers(table: &mut Table<'_>) -> RawCallers {
         anonymous: table.boolean("anonymous"),
         keys: table.each("keys", caller_key).into_iter().flatten().collect(),
         keys_given: table.has("keys"),
+        entra: table.within("entra", entra),
+        entra_given: table.has("entra"),
         origins: table.list("origins", value::origin),
+        operations: some_of(table, "operations", value::operation_family),
     }
+}
+
+/// A list that, given, must not be empty: nobody would be served.
+fn some_of<T>(
+    table: &mut Table<'_>,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<Vec<Located<T>>> {
+    let before = table.problems().count();
+    let list = table.list(key, parse);
+    if table.has(key) && list.is_empty() && table.problems().count() == before {
+        let expected = format!("at least one; without the key `{key}` the default holds");
+        table.problems().add(table.path(key), &table.place_of(key), "an empty list", expected);
+    }
+    table.has(key).then_some(list)
+}
+
+fn entra(table: &mut Table<'_>) -> RawEntra {
+    let entra = RawEntra {
+        tenant: table.parsed("tenant", value::tenant),
+        audiences: some_of(table, "audiences", value::audience).unwrap_or_default(),
+        allow: some_of(table, "allow", value::allowed).unwrap_or_default(),
+        authority: table.parsed("authority", value::authority),
+    };
+    for (key, expected) in [
+        ("tenant", "the tenant's id, as the portal shows it: \"00000000-0000-0000-0000-000000000000\""),
+        ("allow", "the client or object ids of who may call; [\"any\"] admits the whole tenant"),
+    ] {
+        if !table.has(key) {
+            table.problems().add(table.path(key), &table.place(), "nothing", expected);
+        }
+    }
+    entra
 }
 
 fn caller_key(index: usize, table: &mut Table<'_>) -> Option<RawCallerKey> {
     let name = table.parsed("name", value::name);
     let key = table.secret("key", value::own_key);
+    let requests_per_minute = table.integer("requests_per_minute", 1..=MOST_PER_MINUTE);
+    let tokens_per_minute = table.integer("tokens_per_minute", 1..=MOST_PER_MINUTE);
+    let lowest_priority = table.integer("lowest_priority", 0..=LARGEST_PRIORITY);
+    let deployments = some_of(table, "deployments", value::name);
+    let operations = some_of(table, "operations", value::operation_family);
     if !table.has("key") {
         table.problems().add(table.path("key"), &table.place(), "nothing", "the key of this caller");
     }
@@ -173,7 +235,15 @@ fn caller_key(index: usize, table: &mut Table<'_>) -> Option<RawCallerKey> {
         let name = format!("key-{}", index + 1);
         Located { found: format!("{name:?}"), value: name, key: table.path("name"), place: table.place() }
     };
-    Some(RawCallerKey { name: name.unwrap_or_else(unnamed), key: key? })
+    Some(RawCallerKey {
+        name: name.unwrap_or_else(unnamed),
+        key: key?,
+        requests_per_minute,
+        tokens_per_minute,
+        lowest_priority,
+        deployments,
+        operations,
+    })
 }
 
 fn backend(table: &mut Table<'_>) -> RawBackend {

@@ -9,13 +9,13 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::balance::Deployments;
 
-const KEY: &str = "0123456789abcdef";
+pub(super) const KEY: &str = "0123456789abcdef";
 
-fn text(toml: &str) -> Source {
+pub(super) fn text(toml: &str) -> Source {
     Source::Text { file: PathBuf::from("sidestep.toml"), text: toml.to_owned() }
 }
 
-fn variables(pairs: &[(&str, &str)]) -> Environment {
+pub(super) fn variables(pairs: &[(&str, &str)]) -> Environment {
     Environment::new(pairs.iter().copied())
 }
 
@@ -25,16 +25,16 @@ fn from_environment(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
 }
 
 /// A file with one good backend and `more` before it.
-fn with_backend(more: &str) -> Result<Settings, SettingsError> {
+pub(super) fn with_backend(more: &str) -> Result<Settings, SettingsError> {
     with_backend_and(more, &[])
 }
 
-fn with_backend_and(more: &str, pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+pub(super) fn with_backend_and(more: &str, pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     let backend = format!("[[backends]]\nurl = \"https://west.openai.azure.com\"\napi_key = \"{KEY}\"\n");
     load(&text(&format!("{more}\n{backend}")), &variables(pairs))
 }
 
-fn keys(result: &Result<Settings, SettingsError>) -> Vec<&str> {
+pub(super) fn keys(result: &Result<Settings, SettingsError>) -> Vec<&str> {
     match result {
         Ok(_) => Vec::new(),
         Err(error) => error.problems().iter().map(|problem| problem.key.as_str()).collect(),
@@ -505,7 +505,7 @@ fn the_reference_file_shows_every_key_with_its_default() {
     assert!(settings.notes.is_empty(), "{:?}", settings.notes);
 
     let reference = std::fs::read_to_string(path).unwrap();
-    let unknown = "zzz = 1\n[server]\nzzz = 1\n[callers]\nzzz = 1\n[[callers.keys]]\nzzz = 1\n[[backends]]\nzzz = 1\n\
+    let unknown = "zzz = 1\n[server]\nzzz = 1\n[callers]\nzzz = 1\n[[callers.keys]]\nzzz = 1\n[callers.entra]\nzzz = 1\n[[backends]]\nzzz = 1\n\
                    [retry]\nzzz = 1\n[upstream]\nzzz = 1\n[limits]\nzzz = 1\n[log]\nzzz = 1";
     let told = load(&text(unknown), &variables(&[])).unwrap_err();
     let lists = told.problems().iter().filter_map(|p| p.expected.strip_prefix("one of the known keys: "));
@@ -539,6 +539,11 @@ fn what_is_commented_out_in_the_reference_file_is_right_too() {
     let settings = load(&source, &environment).unwrap();
     assert!(matches!(settings.upstreams[2].credential, Credential::Token(_)));
     assert_eq!(&*settings.callers.keys[0].name, "chat-app");
+    let entra = settings.callers.entra.unwrap();
+    assert_eq!(
+        (entra.audiences, entra.authority),
+        (defaults::AUDIENCES.map(str::to_owned).to_vec(), defaults::AUTHORITY.to_owned())
+    );
     assert_eq!(settings.upstream.ca_file, Some(folder.path().join("company-ca.pem")));
 }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use http::HeaderName;
 use secrecy::SecretString;
 
+use crate::identity::entra;
+use crate::openai::FAMILIES;
 use crate::settings::problem::nearest;
 use crate::telemetry::LogFormat;
 use crate::telemetry::log::Directives;
@@ -185,6 +187,58 @@ pub(crate) fn origin(text: &str) -> Result<String, String> {
         Ok(text)
     } else {
         Err("the origin of one web page, such as \"https://app.example.com\"; each must be named".to_owned())
+    }
+}
+
+/// An operation family, in its one spelling.
+pub(crate) fn operation_family(text: &str) -> Result<&'static str, String> {
+    let text = text.trim();
+    FAMILIES.into_iter().find(|family| *family == text).ok_or_else(|| match nearest(text, FAMILIES) {
+        Some(known) => format!("an operation family; the nearest is \"{known}\""),
+        None => format!("an operation family: {}", FAMILIES.join(", ")),
+    })
+}
+
+/// The id of an Entra ID tenant.
+pub(crate) fn tenant(text: &str) -> Result<String, String> {
+    let text = text.trim().to_ascii_lowercase();
+    if entra::is_id(&text) {
+        Ok(text)
+    } else {
+        Err("one tenant's id, as the portal shows it, such as \"00000000-0000-0000-0000-000000000000\"; a domain or \
+             \"common\" would not tell whose tokens are good"
+            .to_owned())
+    }
+}
+
+/// Whom a token is made out for: an application's id or its URI.
+pub(crate) fn audience(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("what stands as `aud` in the tokens, such as \"https://cognitiveservices.azure.com\"".to_owned())
+    }
+}
+
+/// Who may call with a token: an id, or `any`.
+pub(crate) fn allowed(text: &str) -> Result<String, String> {
+    let text = text.trim().to_ascii_lowercase();
+    if text == "any" || entra::is_id(&text) {
+        Ok(text)
+    } else {
+        Err("the client id of an application, the object id of a user or service principal, or \"any\""
+            .to_owned())
+    }
+}
+
+/// Who issues tokens, without trailing slash.
+pub(crate) fn authority(text: &str) -> Result<String, String> {
+    let text = text.trim().trim_end_matches('/');
+    if entra::is_authority(text) && !text.contains(['?', '#', '%']) {
+        Ok(text.to_owned())
+    } else {
+        Err("an https address such as \"https://login.microsoftonline.com\"".to_owned())
     }
 }
 

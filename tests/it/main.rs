@@ -3,6 +3,7 @@
 
 mod bounds;
 mod bytes;
+mod callers;
 mod connections;
 mod credentials;
 mod crowd;
@@ -26,4 +27,5 @@ mod settling;
 mod simulator;
 mod sockets;
 mod streams;
+mod tokens;
 mod uploads;

@@ -487,7 +487,8 @@ mod tests {
         };
         let lanes =
             vec![lane("gpt-4o", "cooling", 7), lane("o3", "resting", 5), lane("guess", "absent", 300)];
-        let backends = vec![BackendGauge { name: "we\"st".into(), in_flight: 4, credential_ready: false, lanes }];
+        let backends =
+            vec![BackendGauge { name: "we\"st".into(), in_flight: 4, credential_ready: false, lanes }];
         let text = metrics.render(PoolGauges { backends }, 0);
         for (start, count) in [
             (r#"sidestep_lane_state{backend="we\"st",deployment="gpt-4o",state="cooling"}"#, Some("1")),
