@@ -2,7 +2,8 @@
 //!
 //! Owns: accepting connections and handing them to worker threads (`workers`), serving HTTP on one
 //! connection with its limits and its drain (`server`, `pacing`, `watched`, `stop`), and the one seam to the backends
-//! (`upstream`, over `connect` and `idle`).
+//! (`upstream`, over `connect`, `names` and `idle`). Of TLS: the listener's certificate and its exchange
+//! (`certificate`, `handshake`), and what a backend's certificate says (`seen`, `x509`).
 //! Does not: know what a backend, a deployment or a cooldown is. Proxy, admin and simulator all stand on it.
 //!
 //! Everything on a worker is `!Send`: one thread, one current-thread runtime, its own upstream connections.
@@ -10,11 +11,16 @@
 //! path takes a lock of this room's.
 
 pub mod authority;
+pub mod certificate;
 pub mod connect;
+mod handshake;
 mod idle;
+pub mod names;
 mod pacing;
+pub mod seen;
 pub mod server;
 pub mod stop;
 pub mod upstream;
 mod watched;
 pub mod workers;
+pub mod x509;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use crate::identity::{CallerKey, CallerSettings};
+use crate::net::certificate::{self, CertificateSettings, Half};
 use crate::net::server::ServerLimits;
 use crate::net::upstream::UpstreamSettings;
 use crate::proxy::ProxySettings;
 use crate::settings::problem::{Located, Place, Problems};
-use crate::settings::raw::{RawCallerKey, RawCallers, RawLimits, RawRetry, RawServer, RawSettings};
+use crate::settings::raw::{RawCallerKey, RawCallers, RawLimits, RawRetry, RawServer, RawSettings, RawTls};
 use crate::settings::value::show_size;
 use crate::settings::{Settings, backends, defaults};
 use crate::telemetry::LogSettings;
@@ -24,6 +25,7 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
     let listen = value_or(raw.server.listen.as_ref(), defaults::LISTEN);
     let admin_listen = value_or(raw.server.admin_listen.as_ref(), Some(defaults::ADMIN_LISTEN));
     refuse_open_doors(&raw.server, &raw.callers, problems);
+    let tls = raw.server.tls.as_ref().and_then(|tls| certificate(tls, problems));
     let callers = callers(raw.callers, problems);
     if callers.anonymous && !listen.ip().is_loopback() {
         notes.push(format!("unsafe: anonymous callers are admitted, so whoever reaches {listen} may call"));
@@ -58,6 +60,7 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
     Settings {
         listen,
         admin_listen,
+        tls,
         admin_token: raw.server.admin_token.map(|token| token.value),
         workers: raw
             .server
@@ -85,6 +88,20 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
         },
         notes,
     }
+}
+
+/// The pair, read once, so that a wrong one is told now and not at a start.
+fn certificate(tls: &RawTls, problems: &Problems) -> Option<CertificateSettings> {
+    let (certificate, key) = (tls.certificate.as_ref()?, tls.key.as_ref()?);
+    let settings = CertificateSettings { certificate: certificate.value.clone(), key: key.value.clone() };
+    if let Err(problem) = certificate::load(&settings) {
+        let located = match problem.half {
+            Half::Certificate => certificate,
+            Half::Key => key,
+        };
+        problems.refuse(located, problem.expected);
+    }
+    Some(settings)
 }
 
 /// The value that was set, else the default.
