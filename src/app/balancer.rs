@@ -479,7 +479,8 @@ impl Control {
             }
         }
         let certificate = settings.tls.clone().map(|tls| certificate::load(&tls).map(|loaded| (tls, loaded)));
-        let certificate = certificate.transpose().map_err(|problem| StartError::Certificate(sentence(&problem)))?;
+        let certificate =
+            certificate.transpose().map_err(|problem| StartError::Certificate(sentence(&problem)))?;
         let tls = Tls::new(&settings.upstream)?.with_names(self.names.clone());
         let generation = self.generation + 1;
         let edges = edge_settings(&settings, tls, generation);

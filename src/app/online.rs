@@ -4,6 +4,7 @@
 //! `net::x509` lets through. A backend that echoes its key into an error message gets nothing of it shown.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -45,15 +46,16 @@ pub(super) fn ask(settings: &Settings) -> bool {
             let (settings, upstream) = (settings.clone(), upstream.clone());
             asking.spawn_local(async move {
                 let told = timeout(PATIENCE, backend(&settings, index, &upstream)).await;
-                (index, told.unwrap_or_else(|_| Err(format!("no answer within {}", PATIENCE.as_secs()) + " s")))
+                (
+                    index,
+                    told.unwrap_or_else(|_| Err(format!("no answer within {}", PATIENCE.as_secs()) + " s")),
+                )
             });
         }
         let mut found = asking.join_all().await;
         found.sort_by_key(|(index, _)| *index);
         found
     });
-    // A look-up that hangs does not keep anyone waiting.
-    runtime.shutdown_background();
     let backends = &settings.pool.backends;
     let width = backends.iter().map(|backend| backend.name.len()).max().unwrap_or(0);
     let mut text = String::from("\nasked just now\n");
@@ -67,7 +69,8 @@ pub(super) fn ask(settings: &Settings) -> bool {
                 ('✗', told)
             }
         };
-        text += &format!("  {mark} {name:width$}  {told}\n");
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {mark} {name:width$}  {told}");
     }
     say(&text);
     well
@@ -97,7 +100,9 @@ async fn backend(settings: &Settings, index: usize, upstream: &UpstreamBackend) 
     };
     match status {
         StatusCode::OK => {}
-        StatusCode::TOO_MANY_REQUESTS => return Ok(format!("{trusted}credential accepted, throttled just now")),
+        StatusCode::TOO_MANY_REQUESTS => {
+            return Ok(format!("{trusted}credential accepted, throttled just now"));
+        }
         StatusCode::UNAUTHORIZED => return Err(format!("{trusted}401: it rejects the credential")),
         StatusCode::FORBIDDEN => {
             return Err(format!(
@@ -106,14 +111,19 @@ async fn backend(settings: &Settings, index: usize, upstream: &UpstreamBackend) 
             ));
         }
         StatusCode::NOT_FOUND => {
-            return Err(format!("{trusted}404: it has no {MODELS}; is this the address of an Azure OpenAI resource?"));
+            return Err(format!(
+                "{trusted}404: it has no {MODELS}; is this the address of an Azure OpenAI resource?"
+            ));
         }
         other => return Err(format!("{trusted}it answered {}", other.as_u16())),
     }
     let body = Limited::new(response.into_body(), LARGEST).collect().await;
     let body = body.map_err(|_| format!("{trusted}its answer broke off"))?.to_bytes();
     let names = names(&body, &secret).ok_or_else(|| format!("{trusted}its answer is no list of models"))?;
-    Ok(format!("{trusted}credential accepted, {}", listed(&names, &settings.pool.backends[index].deployments)))
+    Ok(format!(
+        "{trusted}credential accepted, {}",
+        listed(&names, &settings.pool.backends[index].deployments)
+    ))
 }
 
 /// The names in a list of models, but for what is not a name and what may be the key.
@@ -150,7 +160,8 @@ fn listed(names: &BTreeSet<String>, deployments: &Deployments) -> String {
     // Azure lists models and, not on every resource, deployments: not being listed proves nothing.
     let missing: Vec<&str> = wanted.into_iter().filter(|name| !names.contains(*name)).collect();
     if !missing.is_empty() {
-        text += &format!("; not among them: {}", missing.join(", "));
+        text += "; not among them: ";
+        text += &missing.join(", ");
     }
     text
 }

@@ -132,13 +132,16 @@ pub fn load(settings: &CertificateSettings) -> Result<Loaded, CertificateProblem
     let ring = rustls::crypto::ring::default_provider();
     let facts = chain.first().and_then(|first| CertificateFacts::read(first));
     let pair = CertifiedKey::from_der(chain, private, &ring).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            wrong(Half::Key, format!("the key of the certificate in {}; it is another's", settings.certificate))
-        }
+        rustls::Error::InconsistentKeys(_) => wrong(
+            Half::Key,
+            format!("the key of the certificate in {}; it is another's", settings.certificate),
+        ),
         rustls::Error::InvalidCertificate(_) => {
             wrong(Half::Certificate, "a certificate that can be read (X.509, version 3)".to_owned())
         }
-        _ => wrong(Half::Key, "an RSA key of 2048 to 8192 bits, or one of P-256, P-384 or Ed25519".to_owned()),
+        _ => {
+            wrong(Half::Key, "an RSA key of 2048 to 8192 bits, or one of P-256, P-384 or Ed25519".to_owned())
+        }
     })?;
     Ok(Loaded { pair: Arc::new(pair), facts, mark: mark(&certificate, &key) })
 }

@@ -318,7 +318,9 @@ impl Upstream {
         kept.retain(|trunk| {
             let fresh = trunk.born.elapsed() < LONGEST_LIFE;
             // One that is too old lives on until its last stream has ended.
-            fresh && !trunk.sender.is_closed() && (trunk.streams() > 0 || !std::mem::replace(&mut spare, true))
+            fresh
+                && !trunk.sender.is_closed()
+                && (trunk.streams() > 0 || !std::mem::replace(&mut spare, true))
         });
         kept.iter().find(|trunk| trunk.streams() < trunk.most.get()).cloned()
     }

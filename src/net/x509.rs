@@ -135,7 +135,8 @@ fn seconds((tag, text): (u8, &[u8])) -> Option<u64> {
     };
     let [month, day, hour, minute, second] =
         <[u64; 5]>::try_from(rest.chunks(2).map(number).collect::<Option<Vec<_>>>()?).ok()?;
-    let sane = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 60;
+    let sane =
+        (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 60;
     if !sane || rest.len() != 10 {
         return None;
     }
@@ -148,7 +149,9 @@ fn seconds((tag, text): (u8, &[u8])) -> Option<u64> {
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0')))
+    digits
+        .iter()
+        .try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0')))
 }
 
 #[cfg(test)]
@@ -191,7 +194,9 @@ mod tests {
             assert_eq!(told, expected, "{}", String::from_utf8_lossy(text));
         }
         assert_eq!(seconds((GENERALIZED_TIME, b"99991231235959Z")), Some(253_402_300_799));
-        for wrong in [&b"701301000000Z"[..], b"7001010000Z", b"70010100000aZ", b"700101000000", b"7001010000000Z"] {
+        for wrong in
+            [&b"701301000000Z"[..], b"7001010000Z", b"70010100000aZ", b"700101000000", b"7001010000000Z"]
+        {
             assert_eq!(seconds((UTC_TIME, wrong)), None, "{}", String::from_utf8_lossy(wrong));
         }
     }
