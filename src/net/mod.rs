@@ -1,9 +1,9 @@
 //! Sockets, TLS and HTTP plumbing.
 //!
 //! Owns: accepting connections and handing them to worker threads (`workers`), serving HTTP on one
-//! connection with its limits and its drain (`server`, `pacing`, `watched`, `stop`), and the one seam to the backends
-//! (`upstream`, over `connect`, `names` and `idle`). Of TLS: the listener's certificate and its exchange
-//! (`certificate`, `handshake`), and what a backend's certificate says (`seen`, `x509`).
+//! connection with its limits and its drain (`server`, `pacing`, `watched`, `stop`), the one seam to the backends
+//! (`upstream`, over `connect`, `names` and `idle`), and a WebSocket between the two (`tunnel`, `frames`). Of TLS: the
+//! listener's certificate and its exchange (`certificate`, `handshake`), what a backend's says (`seen`, `x509`).
 //! Does not: know what a backend, a deployment or a cooldown is. Proxy, admin and simulator all stand on it.
 //!
 //! Everything on a worker is `!Send`: one thread, one current-thread runtime, its own upstream connections.
@@ -13,6 +13,7 @@
 pub mod authority;
 pub mod certificate;
 pub mod connect;
+pub(crate) mod frames;
 mod handshake;
 mod idle;
 pub mod names;
@@ -20,6 +21,7 @@ mod pacing;
 pub mod seen;
 pub mod server;
 pub mod stop;
+pub mod tunnel;
 pub mod upstream;
 mod watched;
 pub mod workers;

@@ -21,6 +21,7 @@ mod raw;
 mod secrets;
 mod settling;
 mod simulator;
+mod sockets;
 mod streams;
 mod tls;
 mod trust;

@@ -136,7 +136,7 @@ async fn plain_http_is_told_to_use_https() {
     let stage = gate.scene().start();
     let large = "x".repeat(300_000);
     for said in [
-        format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
         format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 300000\r\n\r\n{large}"),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
     ] {
@@ -193,16 +193,19 @@ async fn a_thousand_half_open_handshakes_take_no_more_than_the_limit_of_connecti
     }
     assert!(left <= 50, "{left} are left");
     // And when their time is over, there is room again, although none of them leaves.
-    within("room", async {
-        loop {
-            if let Ok(stream) = dial(&gate.client(&[]), stage.balancer.address()).await
-                && Line::over(stream).await.chat().await.is_ok_and(|status| status == 200)
-            {
-                return;
+    within(
+        "room",
+        Box::pin(async {
+            loop {
+                if let Ok(stream) = dial(&gate.client(&[]), stage.balancer.address()).await
+                    && Line::over(stream).await.chat().await.is_ok_and(|status| status == 200)
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
+        }),
+    )
     .await;
     drop(crowd);
 }
@@ -397,6 +400,37 @@ async fn a_caller_that_leaves_cancels_the_backends_work_over_tls_too() {
         eventually("the place is free", || stage.backend("west").in_flight == 0).await;
     }
     assert_eq!(stage.backend("west").failed_total, 0);
+}
+
+#[tokio::test]
+async fn a_web_socket_is_opened_and_carried_over_tls() {
+    let gate = Gate::new();
+    let west = PlayedBackend::listen().await;
+    let stage = Scene::default().played("west", 1, west.address).server(&listener(gate.path())).start();
+    let mut stream = dial(&gate.client(&["http/1.1"]), stage.balancer.address()).await.unwrap();
+    let head = "GET /openai/v1/realtime?model=gpt-4o HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
+                upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (mut backend, _) = west.request().await;
+    backend
+        .write(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x01\x02hi",
+        )
+        .await;
+    let mut said = Vec::new();
+    within("the backend's words", async {
+        while !said.ends_with(b"\x01\x02hi") {
+            assert!(stream.read_buf(&mut said).await.unwrap() > 0, "{}", String::from_utf8_lossy(&said));
+        }
+    })
+    .await;
+    assert!(said.starts_with(b"HTTP/1.1 101 "));
+    stream.write_all(b"\x81\x82\0\0\0\0ok").await.unwrap();
+    assert_eq!(backend.exactly(8).await, b"\x81\x82\0\0\0\0ok");
+    drop(stream);
+    backend.rest().await;
+    eventually("the place is free", || stage.backend("west").in_flight == 0).await;
 }
 
 #[tokio::test]

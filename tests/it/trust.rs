@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -207,15 +208,16 @@ async fn an_operator_reads_why_there_is_no_connection() {
         params.not_after = (today() - Duration::from_secs(24 * 3600)).into();
     });
     let mut text =
-        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"off\"\n[upstream]\nca_file = \"ca.pem\"\n\
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"off\"\nworkers = 1\n[upstream]\nca_file = \"ca.pem\"\n\
                     [retry]\nconnect_timeout = \"1s\"\n"
             .to_owned();
     std::fs::write(ca.0.path().join("ca.pem"), ca.1.pem()).unwrap();
     let mut backends = Vec::new();
     let mut url = |name: &str, port: u16| {
-        text += &format!(
+        write!(
+            text,
             "[[backends]]\nname = \"{name}\"\nurl = \"https://localhost:{port}\"\napi_key = \"key-of-{name}\"\n"
-        );
+        ).unwrap();
     };
     for (name, pair) in [
         ("other-host", ca.1.issue(&["west.test"])),
