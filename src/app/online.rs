@@ -30,6 +30,9 @@ const LARGEST: usize = 8 * 1024 * 1024;
 /// So many names are shown.
 const SHOWN: usize = 8;
 
+/// Of a line, in characters: a certificate may be good for any number of other names.
+const LONGEST: usize = 500;
+
 /// Lists what the resource has: allowed to every role that may call models, costs nothing, and is answered for keys and
 /// tokens alike (azure-openai.md 2.1).
 const MODELS: &str = "/openai/v1/models";
@@ -70,6 +73,7 @@ pub(super) fn ask(settings: &Settings) -> bool {
             }
         };
         // Writing to a string does not fail.
+        let told: String = told.chars().take(LONGEST).collect();
         let _ = writeln!(text, "  {mark} {name:width$}  {told}");
     }
     say(&text);

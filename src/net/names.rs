@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const HOLDS: Duration = Duration::from_secs(1);
 /// A look-up that takes longer is not waited for by newcomers: they ask once more.
 const LOST: Duration = Duration::from_secs(30);
 
+/// So many look-ups may be under way, lost ones included: each is a thread.
+const MOST: usize = 256;
+
 type LookUp = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// Looks names up; clones share what is under way.
@@ -29,6 +33,7 @@ pub struct Names(Arc<Shared>);
 
 struct Shared {
     look_up: Box<LookUp>,
+    under_way: AtomicUsize,
     asked: Mutex<HashMap<String, Asked>>,
 }
 
@@ -60,7 +65,11 @@ impl Default for Names {
 impl Names {
     /// As `look_up` says, which may block.
     pub fn by(look_up: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared { look_up: Box::new(look_up), asked: Mutex::default() }))
+        Self(Arc::new(Shared {
+            look_up: Box::new(look_up),
+            under_way: AtomicUsize::new(0),
+            asked: Mutex::default(),
+        }))
     }
 
     /// The addresses of a name, or the one that it is.
@@ -91,10 +100,13 @@ impl Names {
             return Ok(earlier.answer.clone());
         }
         asked.retain(|_, earlier| earlier.holds());
+        if self.0.under_way.load(Ordering::Relaxed) >= MOST {
+            return Err(io::Error::other("the resolver does not answer"));
+        }
         let (told, answer) = watch::channel(None);
-        let (shared, owned) = (Arc::clone(&self.0), name.to_owned());
+        let (counted, owned) = (Counted::new(&self.0), name.to_owned());
         std::thread::Builder::new().name("look-up".into()).spawn(move || {
-            let answer = match (shared.look_up)(&owned) {
+            let answer = match (counted.0.look_up)(&owned) {
                 Ok(addresses) => Answer::Addresses(addresses.into()),
                 Err(error) => {
                     Answer::Failed(error.raw_os_error(), error.kind(), Arc::from(error.to_string()))
@@ -104,6 +116,22 @@ impl Names {
         })?;
         asked.insert(name.to_owned(), Asked { since: Instant::now(), answer: answer.clone() });
         Ok(answer)
+    }
+}
+
+/// A look-up under way.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -134,7 +162,6 @@ pub(crate) fn in_turn(addresses: &[IpAddr]) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     use super::*;
@@ -187,6 +214,26 @@ mod tests {
         tokio::time::advance(LOST).await;
         tokio::time::resume();
         assert!(names.addresses("hangs.test").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_never_answers_takes_no_more_than_its_bound_of_threads() {
+        let (goes, going) = mpsc::channel::<()>();
+        let going = Mutex::new(going);
+        let names = Names::by(move |_| {
+            let _never = going.lock().unwrap().recv();
+            Ok(Vec::new())
+        });
+        for n in 0..MOST {
+            names.ask(&format!("{n}.test")).unwrap();
+        }
+        let told = names.addresses("one-more.test").await.unwrap_err();
+        assert_eq!(told.to_string(), "the resolver does not answer");
+        drop(goes);
+        while names.0.under_way.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(names.addresses("one-more.test").await.is_ok());
     }
 
     #[tokio::test]

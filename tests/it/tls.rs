@@ -103,6 +103,45 @@ async fn callers_speak_what_they_offer_in_either_version_of_tls() {
 }
 
 #[tokio::test]
+async fn the_whole_chain_is_shown() {
+    let gate = Gate::new();
+    let between = gate.authority.intermediate();
+    let mut pair = between.issue(&["localhost"]);
+    pair.certificate_pem += &between.pem();
+    pair.write(gate.path());
+    let stage = gate.scene().start();
+    let stream = dial(&gate.client(&[]), stage.balancer.address()).await.unwrap();
+    assert_eq!(stream.get_ref().1.peer_certificates().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn keys_are_taken_in_each_form_that_openssl_writes() {
+    let run = |program: &'static str, folder: &Path, arguments: String| {
+        let mut command = std::process::Command::new(program);
+        command.current_dir(folder).args(arguments.split(' '));
+        async move { tokio::task::spawn_blocking(move || command.output()).await.unwrap() }
+    };
+    for (form, make) in [
+        ("BEGIN RSA PRIVATE KEY", "genrsa -traditional -out tls.key 2048"),
+        ("BEGIN PRIVATE KEY", "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out tls.key"),
+        ("BEGIN EC PRIVATE KEY", "ecparam -name prime256v1 -genkey -out tls.key"),
+        ("BEGIN PRIVATE KEY", "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -out tls.key"),
+    ] {
+        let gate = Gate::new();
+        // Not everywhere there is one.
+        let Ok(made) = run("openssl", gate.path(), make.to_owned()).await else { return };
+        assert!(made.status.success(), "{made:?}");
+        let sign = "req -x509 -key tls.key -subj /CN=localhost -days 30 -out tls.crt";
+        assert!(run("openssl", gate.path(), sign.to_owned()).await.unwrap().status.success());
+        assert!(std::fs::read_to_string(gate.path().join("tls.key")).unwrap().contains(form));
+        let stage = gate.scene().start();
+        let url = format!("-sSk -o /dev/null -w %{{http_code}} https://{}/healthz", stage.balancer.address());
+        let Ok(curl) = run("curl", gate.path(), url).await else { return };
+        assert_eq!(String::from_utf8_lossy(&curl.stdout), "200", "{form}: {curl:?}");
+    }
+}
+
+#[tokio::test]
 async fn who_offers_nothing_that_we_speak_is_refused_in_the_handshake() {
     let gate = Gate::new();
     let stage = gate.scene().start();
