@@ -19,6 +19,8 @@ pub struct StatusDocument {
     pub uptime_seconds: f64,
     /// The callers' listener, as a URL.
     pub listen: String,
+    /// Of the callers' listener, when it speaks TLS.
+    pub certificate: Option<CertificateStatus>,
     /// The admin listener, as a URL.
     pub admin: Option<String>,
     /// A stop was asked for.
@@ -29,6 +31,19 @@ pub struct StatusDocument {
     pub tokens: TokensStatus,
     /// In the order of the settings.
     pub backends: Vec<BackendStatus>,
+}
+
+/// The callers' listener's certificate.
+#[derive(Clone, Debug, Serialize)]
+pub struct CertificateStatus {
+    /// Its common name.
+    pub subject: Option<String>,
+    /// When it ends, milliseconds since 1970.
+    pub ends_ms: Option<u64>,
+    /// In less than 14 days, or ended already.
+    pub ends_soon: bool,
+    /// Why what is on disk now is not used.
+    pub problem: Option<String>,
 }
 
 /// What callers saw since the start.
@@ -208,6 +223,12 @@ pub(super) mod tests {
             now_ms: 1_790_000_000_000,
             uptime_seconds: 12.3,
             listen: "http://127.0.0.1:8080".into(),
+            certificate: Some(CertificateStatus {
+                subject: Some("gate.example".into()),
+                ends_ms: Some(1_800_000_000_000),
+                ends_soon: false,
+                problem: None,
+            }),
             admin: Some("http://127.0.0.1:9080".into()),
             draining: false,
             callers: CallersStatus::default(),
@@ -219,7 +240,9 @@ pub(super) mod tests {
     #[test]
     fn the_document_has_exactly_the_agreed_fields() {
         let expected = r#"{"version":"0.1.0","now_ms":1790000000000,"uptime_seconds":12.3,
-            "listen":"http://127.0.0.1:8080","admin":"http://127.0.0.1:9080","draining":false,
+            "listen":"http://127.0.0.1:8080",
+            "certificate":{"subject":"gate.example","ends_ms":1800000000000,"ends_soon":false,"problem":null},
+            "admin":"http://127.0.0.1:9080","draining":false,
             "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,
                 "in_flight":0,"failovers_total":0,"exhausted_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},

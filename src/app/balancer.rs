@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::certificate::{ListenerCertificate, sentence};
 use crate::admin::status::{BackendStatus, CallersStatus, StatusDocument, TokensStatus};
 use crate::admin::{Admin, Doors};
 use crate::balance::Pool;
@@ -22,7 +23,9 @@ use crate::identity::callers::Callers;
 use crate::identity::entra::{Pace, keep_fresh};
 use crate::identity::token::{Changed, Keeper, Slot};
 use crate::identity::{Credential, Presented, UnsendableCredential};
+use crate::net::certificate;
 use crate::net::connect::TlsProblem;
+use crate::net::names::Names;
 use crate::net::server::{ServerLimits, Stop, serve};
 use crate::net::upstream::Tls;
 use crate::net::workers::Workers;
@@ -64,6 +67,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The listener's certificate.
+    #[error("{0}")]
+    Certificate(String),
     /// Roots of trust.
     #[error(transparent)]
     Tls(#[from] TlsProblem),
@@ -111,6 +117,7 @@ struct View {
     sink: Sink,
     started: Instant,
     listen: SocketAddr,
+    certificate: Option<ListenerCertificate>,
     admin: Option<SocketAddr>,
     /// By the pool's index: where a backend's token lies, if it is called with one.
     tokens: Arc<Mutex<Vec<Option<Slot>>>>,
@@ -128,6 +135,12 @@ impl View {
         self.shared.set_credentials(self.tokens().iter().map(ready));
     }
 
+    /// Where callers find it.
+    fn url(&self) -> String {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.listen)
+    }
+
     fn status(&self) -> StatusDocument {
         let totals = self.metrics.totals();
         let snapshot = self.shared.pool().snapshot(clock::now());
@@ -135,7 +148,8 @@ impl View {
             version: env!("CARGO_PKG_VERSION"),
             now_ms: clock::unix_ms(),
             uptime_seconds: clock::now().saturating_duration_since(self.started).as_secs_f64(),
-            listen: format!("http://{}", self.listen),
+            listen: self.url(),
+            certificate: self.certificate.as_ref().map(ListenerCertificate::status),
             admin: self.admin.map(|admin| format!("http://{admin}")),
             draining: self.shared.health.draining(),
             callers: CallersStatus::from(&totals),
@@ -186,13 +200,24 @@ impl Balancer {
     /// # Errors
     /// What settings alone cannot rule out: an address in use, an unreadable `ca_file`.
     pub fn start(settings: Settings, sink: Sink) -> Result<Self, StartError> {
+        Self::start_with_names(settings, sink, Names::default())
+    }
+
+    /// The same; backends' names are looked up by `names`.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_with_names(settings: Settings, sink: Sink, names: Names) -> Result<Self, StartError> {
         let directives: Directives = settings.log.level.parse()?;
-        let tls = Tls::new(&settings.upstream)?;
+        let tls = Tls::new(&settings.upstream)?.with_names(names.clone());
         let mut keeper = Keeper::default();
         let presented = presented(&settings, &mut keeper)?;
         let tokens = Arc::new(Mutex::new(slots(&presented)));
         let callers = Arc::new(Callers::new(settings.callers.clone(), settings.listen, None));
         let edges = edge_settings(&settings, Arc::clone(&callers), presented, tls.clone(), 0);
+        let certificate = settings.tls.clone().map(ListenerCertificate::new).transpose();
+        let certificate = certificate.map_err(StartError::Certificate)?;
+        let listener_tls = certificate.as_ref().map(|certificate| certificate.tls().config());
         drop(Edge::new(edges.clone())?);
         let (listener, listen) = listen_on(settings.listen)?;
         let admin = settings.admin_listen.map(listen_on).transpose()?;
@@ -204,12 +229,13 @@ impl Balancer {
             sink,
             started: clock::now(),
             listen,
+            certificate,
             admin: admin.as_ref().map(|(_, address)| *address),
             tokens,
         };
         view.tell_credentials();
         let (of_workers, format) = (view.clone(), settings.log.format);
-        let workers = Workers::start(settings.workers, settings.server, move |index| {
+        let workers = Workers::start(settings.workers, settings.server, listener_tls, move |index| {
             let worker = u16::try_from(index).unwrap_or(u16::MAX);
             Proxy::new(
                 Arc::clone(&of_workers.shared),
@@ -226,6 +252,7 @@ impl Balancer {
             view: view.clone(),
             token: settings.admin_token.clone(),
             settings,
+            names,
             generation: 0,
             workers,
             keeper,
@@ -244,6 +271,12 @@ impl Balancer {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// The same as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.view.url()
     }
 
     /// Where operators find it.
@@ -363,6 +396,7 @@ struct Control {
     view: View,
     token: Option<SecretString>,
     settings: Settings,
+    names: Names,
     generation: u32,
     workers: Workers<Proxy>,
     keeper: Keeper,
@@ -441,6 +475,9 @@ impl Control {
     ) -> bool {
         let (stop, stopped) = watch::channel(Stop::Run);
         let acceptor = self.workers.acceptor();
+        if let Some(certificate) = &self.view.certificate {
+            tokio::task::spawn_local(certificate.clone().watch());
+        }
         let accepting = tokio::task::spawn_local(async move { acceptor.accept(listener, stopped).await });
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -520,6 +557,7 @@ impl Control {
         };
         for (changed, key) in [
             (settings.listen != self.settings.listen, "server.listen"),
+            (settings.tls.is_some() != self.settings.tls.is_some(), "whether server.tls is set"),
             (settings.admin_listen != self.settings.admin_listen, "server.admin_listen"),
             (token(&settings) != token(&self.settings), "server.admin_token"),
             (settings.workers != self.settings.workers, "server.workers"),
@@ -530,7 +568,10 @@ impl Control {
                 return Err(StartError::Fixed(key));
             }
         }
-        let tls = Tls::new(&settings.upstream)?;
+        let certificate = settings.tls.clone().map(|tls| certificate::load(&tls).map(|loaded| (tls, loaded)));
+        let certificate =
+            certificate.transpose().map_err(|problem| StartError::Certificate(sentence(&problem)))?;
+        let tls = Tls::new(&settings.upstream)?.with_names(self.names.clone());
         let generation = self.generation + 1;
         let presented = presented(&settings, &mut self.keeper)?;
         let slots = slots(&presented);
@@ -560,6 +601,9 @@ impl Control {
         self.keep_tokens();
         self.callers = CallersKeys { callers, fetching: self.callers.fetching.take() };
         self.callers.fetch(&self.tls);
+        if let (Some(ours), Some((tls, loaded))) = (&self.view.certificate, certificate) {
+            ours.take(tls, loaded);
+        }
         self.generation = generation;
         self.settings = settings;
         tracing::info!(backends, "settings reloaded");

@@ -183,7 +183,11 @@ impl Attempt<'_> {
                 reuse = Reuse::Never;
                 continue;
             }
-            tracing::debug!(backend = %self.edge.names[pick.backend], error = %chain(&error), "attempt failed");
+            let name = &self.edge.names[pick.backend];
+            if backend.upstream.is_worth_telling(&error) {
+                tracing::warn!(backend = %name, error = %chain(&error), "no connection to the backend");
+            }
+            tracing::debug!(backend = %name, error = %chain(&error), "attempt failed");
             return Err(broken(&error));
         }
     }
@@ -488,7 +492,7 @@ fn broken(error: &SendError) -> Broken {
         SendError::Connect(ConnectError::Refused(_)) => AttemptFailure::Refused,
         SendError::Connect(ConnectError::Dns(_)) => AttemptFailure::Dns,
         SendError::Connect(ConnectError::Tls(_)) => AttemptFailure::Tls,
-        SendError::Connect(ConnectError::Timeout) => AttemptFailure::ConnectTimeout,
+        SendError::Connect(ConnectError::Timeout(_)) => AttemptFailure::ConnectTimeout,
         SendError::Connect(ConnectError::Tcp(_)) => AttemptFailure::Connect,
         SendError::Connect(ConnectError::NoDescriptor(_)) => return Broken::OwnLack,
         SendError::Closed { .. } | SendError::Unprocessed(_) => AttemptFailure::Closed,

@@ -71,7 +71,8 @@ impl Edge {
     /// # Errors
     /// An address cannot be sent.
     pub fn new(settings: EdgeSettings) -> Result<Self, UnusableEdge> {
-        Self::over(&Connector::Network, settings)
+        let network = settings.tls.network();
+        Self::over(&network, settings)
     }
 
     /// The same over another network than the machine's.

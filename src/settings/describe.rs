@@ -24,7 +24,11 @@ pub fn describe(settings: &Settings) -> String {
 }
 
 fn write(text: &mut String, settings: &Settings) -> fmt::Result {
-    writeln!(text, "callers      http://{}{}", settings.listen, settings.proxy.path_prefix)?;
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    writeln!(text, "callers      {scheme}://{}{}", settings.listen, settings.proxy.path_prefix)?;
+    if let Some(tls) = &settings.tls {
+        writeln!(text, "certificate  {}, its key in {}", tls.certificate, tls.key)?;
+    }
     match settings.admin_listen {
         Some(admin) => {
             let token =

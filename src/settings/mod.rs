@@ -38,6 +38,7 @@ use secrecy::SecretString;
 
 use crate::balance::PoolSettings;
 use crate::identity::{CallerSettings, Credential};
+use crate::net::certificate::CertificateSettings;
 use crate::net::server::ServerLimits;
 use crate::net::upstream::{Origin, UpstreamSettings};
 use crate::proxy::ProxySettings;
@@ -55,6 +56,8 @@ pub use problem::{Place, Problem, SettingsError};
 pub struct Settings {
     /// Callers' listener.
     pub listen: SocketAddr,
+    /// Encrypts it.
+    pub tls: Option<CertificateSettings>,
     /// Operators' listener.
     pub admin_listen: Option<SocketAddr>,
     /// Required on the operators' listener when set.

@@ -10,9 +10,10 @@ use http::HeaderName;
 use secrecy::SecretString;
 
 use crate::balance::Deployments;
+use crate::net::certificate::Pem;
 use crate::settings::address::Address;
 use crate::settings::identity::{self, RawIdentity};
-use crate::settings::problem::{Located, Place};
+use crate::settings::problem::{Located, Place, shown};
 use crate::settings::reader::Table;
 use crate::settings::value;
 use crate::telemetry::LogFormat;
@@ -50,11 +51,19 @@ pub(super) struct RawServer {
     pub(super) admin_token: Set<SecretString>,
     /// It stands there, right or wrong.
     pub(super) admin_token_given: bool,
+    pub(super) tls: Option<RawTls>,
     pub(super) path_prefix: Set<String>,
     pub(super) workers: Set<Option<u64>>,
     pub(super) drain_delay: Set<Option<Duration>>,
     pub(super) drain_timeout: Set<Duration>,
     pub(super) explain_headers: Set<bool>,
+}
+
+/// `server.tls`
+#[derive(Debug)]
+pub(super) struct RawTls {
+    pub(super) certificate: Set<Pem>,
+    pub(super) key: Set<Pem>,
 }
 
 /// `[callers]`
@@ -167,11 +176,30 @@ fn server(table: &mut Table<'_>) -> RawServer {
         admin_listen: table.parsed("admin_listen", value::listen_or_off),
         admin_token: table.secret("admin_token", value::own_key),
         admin_token_given: table.has("admin_token"),
+        tls: table.within("tls", tls),
         path_prefix: table.parsed("path_prefix", value::path_prefix),
         workers: table.integer_or_auto("workers", 1..=256),
         drain_delay: table.parsed("drain_delay", value::duration_or_off),
         drain_timeout: table.parsed("drain_timeout", value::duration),
         explain_headers: table.boolean("explain_headers"),
+    }
+}
+
+fn tls(table: &mut Table<'_>) -> RawTls {
+    let folder = table.folder();
+    let pem = |located: Located<SecretString>| {
+        let Located { value, key, place, found } = located;
+        let pem = value::pem(folder, value);
+        // A path may be shown, and helps.
+        let found = if let Pem::File(path) = &pem { shown(&path.to_string_lossy()) } else { found };
+        Located { value: pem, key, place, found }
+    };
+    for key in ["certificate", "key"].into_iter().filter(|key| !table.has(key)) {
+        table.problems().add(table.path(key), &table.place(), "nothing", "the path of a PEM file");
+    }
+    RawTls {
+        certificate: table.secret("certificate", value::pem_or_path).map(pem),
+        key: table.secret("key", value::pem_or_path).map(pem),
     }
 }
 

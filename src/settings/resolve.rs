@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::net::certificate::{self, CertificateSettings, Half};
 use crate::net::server::ServerLimits;
 use crate::net::upstream::UpstreamSettings;
 use crate::proxy::ProxySettings;
 use crate::settings::environment::Environment;
 use crate::settings::problem::{Located, Place, Problems};
-use crate::settings::raw::{RawCallers, RawLimits, RawRetry, RawServer, RawSettings};
+use crate::settings::raw::{RawCallers, RawLimits, RawRetry, RawServer, RawSettings, RawTls};
 use crate::settings::value::show_size;
 use crate::settings::{Settings, backends, callers, defaults};
 use crate::telemetry::LogSettings;
@@ -20,6 +21,7 @@ pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Pr
     let listen = value_or(raw.server.listen.as_ref(), defaults::LISTEN);
     let admin_listen = value_or(raw.server.admin_listen.as_ref(), Some(defaults::ADMIN_LISTEN));
     refuse_open_doors(&raw.server, &raw.callers, problems);
+    let tls = raw.server.tls.as_ref().and_then(|tls| certificate(tls, problems));
     let drain_delay = match raw.server.drain_delay {
         Some(delay) => delay.value.unwrap_or_default(),
         None => defaults::drain_delay(listen),
@@ -55,6 +57,7 @@ pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Pr
     Settings {
         listen,
         admin_listen,
+        tls,
         admin_token: raw.server.admin_token.map(|token| token.value),
         workers: raw
             .server
@@ -82,6 +85,20 @@ pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Pr
         },
         notes,
     }
+}
+
+/// The pair, read once, so that a wrong one is told now and not at a start.
+fn certificate(tls: &RawTls, problems: &Problems) -> Option<CertificateSettings> {
+    let (certificate, key) = (tls.certificate.as_ref()?, tls.key.as_ref()?);
+    let settings = CertificateSettings { certificate: certificate.value.clone(), key: key.value.clone() };
+    if let Err(problem) = certificate::load(&settings) {
+        let located = match problem.half {
+            Half::Certificate => certificate,
+            Half::Key => key,
+        };
+        problems.refuse(located, problem.expected);
+    }
+    Some(settings)
 }
 
 /// The value that was set, else the default.

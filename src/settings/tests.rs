@@ -534,6 +534,7 @@ fn what_is_commented_out_in_the_reference_file_is_right_too() {
     let folder = tempfile::tempdir().unwrap();
     let pem = "-----BEGIN CERTIFICATE-----\n";
     std::fs::write(folder.path().join("company-ca.pem"), pem).unwrap();
+    certificate_in(folder.path());
     let source = Source::Text { file: folder.path().join("sidestep.toml"), text: whole.join("\n") };
     let environment = variables(&[("ADMIN_TOKEN", KEY), ("CHAT_APP_KEY", KEY), ("CLIENT_SECRET", KEY)]);
     let settings = load(&source, &environment).unwrap();
@@ -545,7 +546,70 @@ fn what_is_commented_out_in_the_reference_file_is_right_too() {
         (defaults::AUDIENCES.map(str::to_owned).to_vec(), defaults::AUTHORITY.to_owned())
     );
     assert_eq!(settings.upstream.ca_file, Some(folder.path().join("company-ca.pem")));
+    assert!(settings.tls.is_some());
 }
+
+/// `tls.crt`, `tls.key`, and the key alone in `other.key`, which is another's.
+fn certificate_in(folder: &Path) -> String {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    std::fs::write(folder.join("tls.crt"), made.cert.pem()).unwrap();
+    std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.join("other.key"), other).unwrap();
+    made.signing_key.serialize_pem()
+}
+
+#[test]
+fn a_certificate_is_taken_from_files_or_from_the_text_and_described_without_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = certificate_in(folder.path());
+    let backend = format!("[[backends]]\nurl = \"https://west.openai.azure.com\"\napi_key = \"{KEY}\"\n");
+    for (written, shown) in [
+        ("\"tls.key\"", folder.path().join("tls.key").display().to_string()),
+        ("\"${TLS_KEY}\"", "the settings".to_owned()),
+        ("\"${file:tls.key}\"", "the settings".to_owned()),
+    ] {
+        let toml = format!("[server]\ntls = {{ certificate = \"tls.crt\", key = {written} }}\n{backend}");
+        let source = Source::Text { file: folder.path().join("sidestep.toml"), text: toml };
+        let settings = load(&source, &variables(&[("TLS_KEY", &key)])).unwrap();
+        let told = describe(&settings);
+        assert!(told.contains("callers      https://127.0.0.1:8080\n"), "{told}");
+        assert!(told.contains(&format!("tls.crt, its key in {shown}\n")), "{told}");
+        let secret = key.lines().nth(1).unwrap();
+        assert!(!format!("{told}{settings:?}{source:?}").contains(secret));
+    }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_told_with_its_key_path_and_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = certificate_in(folder.path());
+    let body = key.lines().nth(1).unwrap();
+    let backend = format!("[[backends]]\nurl = \"https://west.openai.azure.com\"\napi_key = \"{KEY}\"\n");
+    let expected_of = |tls: &str, path: &str, found: &str, expected: &str| {
+        let toml = format!("[server]\ntls = {{ {tls} }}\n{backend}");
+        let source = Source::Text { file: folder.path().join("sidestep.toml"), text: toml };
+        let told = load(&source, &variables(&[("BODY", &format!("{body}\n{body}"))])).unwrap_err();
+        assert_eq!(told.problems().len(), 1, "{told}");
+        let problem = &told.problems()[0];
+        assert_eq!(problem.key, path);
+        assert!(problem.found.contains(found) && problem.expected.contains(expected), "{told}");
+        assert!(!format!("{told}{told:?}").contains(body), "{told}");
+    };
+    let both = |certificate: &str, key: &str| format!("certificate = \"{certificate}\", key = \"{key}\"");
+    let key_path = "server.tls.key";
+    expected_of(&both("tls.crt", "other.key"), key_path, "other.key", "the key of the certificate in");
+    expected_of(&both("tls.crt", "none.key"), key_path, "none.key", "a readable PEM file");
+    expected_of(&both("tls.crt", "tls.crt"), key_path, "tls.crt", "a private key (PKCS#8, PKCS#1 or SEC1)");
+    expected_of(&both("tls.crt", "${BODY}"), key_path, MASKED, "the path of a PEM file, or its content");
+    expected_of(&both("none.crt", "tls.key"), "server.tls.certificate", "none.crt", "a readable PEM file");
+    expected_of(&both("tls.key", "tls.key"), "server.tls.certificate", "tls.key", "BEGIN CERTIFICATE");
+    expected_of("certificate = \"tls.crt\"", key_path, "nothing", "the path of a PEM file");
+    expected_of(&both("tls.crt", "tls.key\", keys = \""), "server.tls.keys", "an unknown key", "`key`");
+}
+
+/// What stands for a secret.
+const MASKED: &str = "****";
 
 #[test]
 fn a_file_of_roots_is_read_no_further_than_its_bound() {

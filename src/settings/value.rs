@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::identity::entra;
+use crate::net::certificate::Pem;
 use crate::openai::FAMILIES;
 use crate::settings::problem::nearest;
 use crate::telemetry::LogFormat;
@@ -277,6 +278,29 @@ pub(crate) fn ca_file(path: &Path) -> Result<PathBuf, String> {
         }
         Ok(_) => Err("a PEM file: it contains `-----BEGIN CERTIFICATE-----`".to_owned()),
         Err(error) => Err(format!("a readable PEM file at {} ({error})", path.display())),
+    }
+}
+
+/// PEM itself, or the path of a file that holds it. A key that lost its frame is neither, and must not be shown as if it
+/// were a path.
+pub(crate) fn pem_or_path(text: &str) -> Result<SecretString, String> {
+    const LONGEST_PATH: usize = 1024;
+    let path = !text.trim().is_empty() && text.len() <= LONGEST_PATH && !text.contains(['\n', '\r', '\0']);
+    if path || text.trim_start().starts_with(PEM) {
+        Ok(text.to_owned().into())
+    } else {
+        Err("the path of a PEM file, or its content: it begins with `-----BEGIN `".to_owned())
+    }
+}
+
+const PEM: &str = "-----BEGIN ";
+
+/// What such a text means; paths count from `folder`.
+pub(crate) fn pem(folder: &Path, text: SecretString) -> Pem {
+    if text.expose_secret().trim_start().starts_with(PEM) {
+        Pem::Text(text)
+    } else {
+        Pem::File(folder.join(text.expose_secret().trim()))
     }
 }
 
