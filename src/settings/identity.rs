@@ -312,3 +312,100 @@ fn near(text: &str) -> Result<Address, String> {
         Err("an https address; plain http only to this machine and to 169.254.0.0/16".to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::identity::Credential;
+    use crate::settings::describe;
+    use crate::settings::load;
+    use crate::settings::tests::{from_environment, text, variables};
+
+    #[test]
+    fn a_backend_has_a_key_or_an_identity_and_what_is_wrong_with_an_identity_is_told() {
+        for (lines, key, expected) in [
+            ("", "backends[0].api_key", "identity = \"default\""),
+            ("api_key = \"k\"\nidentity = \"managed\"", "backends[0].identity", "not both"),
+            ("identity = \"manged\"", "backends[0].identity", "\"managed\""),
+            ("api_key = \"k\"\nclient_id = \"a\"", "backends[0].client_id", "only beside `identity`"),
+            ("identity = \"azure-cli\"\nclient_id = \"a\"", "backends[0].client_id", "does not use it"),
+            ("identity = \"caller\"\nscope = \"https://a/.default\"", "backends[0].scope", "does not use it"),
+            (
+                "identity = \"client-secret\"",
+                "backends[0].identity",
+                "tenant_id (or AZURE_TENANT_ID), client_id",
+            ),
+            (
+                "identity = \"workload\"\ntenant_id = \"t\"",
+                "backends[0].identity",
+                "AZURE_FEDERATED_TOKEN_FILE",
+            ),
+            ("identity = \"managed\"\nclient_id = \"a b\"", "backends[0].client_id", "an id"),
+            ("identity = \"managed\"\nscope = \"everything\"", "backends[0].scope", "a scope such as"),
+            (
+                "identity = \"client-secret\"\ntenant_id = \"t\"\nclient_id = \"c\"\nclient_secret = \"hunter2\"\n\
+                 authority = \"http://login.example\"",
+                "backends[0].authority",
+                "plain http only to this machine",
+            ),
+        ] {
+            let told =
+                load(&text(&format!("[[backends]]\nurl = \"https://west\"\n{lines}")), &variables(&[]));
+            let told = told.unwrap_err();
+            assert_eq!(told.problems().len(), 1, "{lines}: {told}");
+            let problem = &told.problems()[0];
+            assert_eq!(problem.key, key, "{told}");
+            assert!(problem.expected.contains(expected), "{told}");
+            assert!(!told.to_string().contains("hunter2"), "{told}");
+        }
+    }
+
+    #[test]
+    fn default_is_the_most_deliberate_identity_that_is_set_up() {
+        let platform = [("IDENTITY_ENDPOINT", "http://localhost:42356/msi/token"), ("IDENTITY_HEADER", "h")];
+        let workload =
+            [("AZURE_FEDERATED_TOKEN_FILE", "/t"), ("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
+        let secret = [("AZURE_CLIENT_SECRET", "s")];
+        let all: Vec<_> = platform.into_iter().chain(workload).chain(secret).collect();
+        for (set, word) in [
+            (&all[..0], "managed identity of the machine, else Azure CLI"),
+            (&all[..2], "managed identity of the platform"),
+            (&all[..5], "workload identity"),
+            (&all[..], "client secret"),
+        ] {
+            let mut set = set.to_vec();
+            set.push(("BACKEND_1_URL", "https://west"));
+            let settings = from_environment(&set).unwrap();
+            let Credential::Token(token) = &settings.upstreams[0].credential else { panic!("{word}") };
+            assert_eq!(token.source.word(), word);
+            assert_eq!(&*token.scope, "https://cognitiveservices.azure.com/.default");
+            assert!(describe(&settings).contains(word));
+        }
+    }
+
+    #[test]
+    fn a_token_service_is_asked_in_the_open_only_where_nobody_else_hears() {
+        let endpoint = |url: &str| {
+            from_environment(&[
+                ("BACKEND_1_URL", "https://west"),
+                ("IDENTITY_ENDPOINT", url),
+                ("IDENTITY_HEADER", "the-header"),
+            ])
+        };
+        assert!(endpoint("http://169.254.129.3:8081/msi/token").is_ok());
+        assert!(endpoint("https://identity.example/token").is_ok());
+        let told = endpoint("http://10.0.0.1/msi/token").unwrap_err();
+        assert_eq!(told.problems()[0].key, "IDENTITY_ENDPOINT");
+        assert!(!told.to_string().contains("the-header"), "{told}");
+        let mut set = vec![("BACKEND_1_URL", "https://west"), ("AZURE_CLIENT_SECRET", "hunter2")];
+        set.extend([("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")]);
+        for (host, good) in [
+            ("login.microsoftonline.us", true),
+            ("https://login.chinacloudapi.cn/", true),
+            ("http://login.example", false),
+        ] {
+            let mut set = set.clone();
+            set.push(("AZURE_AUTHORITY_HOST", host));
+            assert_eq!(from_environment(&set).is_ok(), good, "{host}");
+        }
+    }
+}
