@@ -22,6 +22,7 @@ use super::request::Understood;
 use crate::balance::{
     Answer as Told, Ask, AttemptFailure, Attempts, Judgement, Next, Tier, Verdict, judge, judge_failure,
 };
+use crate::identity::Presented;
 use crate::net::connect::ConnectError;
 use crate::net::upstream::{Answer, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
@@ -97,6 +98,11 @@ impl Attempt<'_> {
         }
         match waiting(ledger, self.exchange(understood, sent)).await {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
+            // Its token ended since it was picked; the next lane has another.
+            Err(Broken::NoToken) => {
+                self.abandon(ledger);
+                Outcome::Next(None)
+            }
             Err(Broken::OutOfTime) => {
                 self.close(Verdict::TimedOut, attempts, ledger);
                 Outcome::Stop(ProxyError::UpstreamTimeout)
@@ -133,14 +139,20 @@ impl Attempt<'_> {
         let limit = [first_byte, first_event].into_iter().flatten().chain([self.deadline]).min();
         let limit = limit.unwrap_or(self.deadline);
         let mut reuse = Reuse::Allowed;
+        let mut renewed = false;
         loop {
+            let now = clock::now();
+            let Some(with) = backend.credential(now, &self.parts.headers, &self.edge.callers) else {
+                return Err(Broken::NoToken);
+            };
             let Some(target) = understood.target(self.parts, &backend.path_prefix, there) else {
                 return Err(Broken::Attempt(AttemptFailure::Malformed));
             };
             let Some(body) = understood.body(there) else {
                 return Err(Broken::RequestBody(ProxyError::BrokenBody));
             };
-            let mut head = headers::upstream(&self.parts.headers, &settings.forward_headers, backend);
+            let forwarded = &settings.forward_headers;
+            let mut head = headers::upstream(&self.parts.headers, forwarded, backend, with.header);
             let sending = async {
                 if understood.socket {
                     headers::socket(&self.parts.headers, &mut head);
@@ -149,7 +161,14 @@ impl Attempt<'_> {
                 backend.upstream.send(self.parts.method.clone(), target, head, body, reuse).await
             };
             let error = match timeout_at(limit.into(), sending).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => {
+                    let rejected = with.token.filter(|_| response.status() == StatusCode::UNAUTHORIZED);
+                    if !renewed && understood.repeatable() && backend.renewed(rejected, limit).await {
+                        renewed = true;
+                        continue;
+                    }
+                    return Ok(response);
+                }
                 Ok(Err(error)) => error,
                 Err(_) if limit == self.deadline => return Err(Broken::OutOfTime),
                 Err(_) if Some(limit) == first_byte => {
@@ -166,7 +185,11 @@ impl Attempt<'_> {
                 reuse = Reuse::Never;
                 continue;
             }
-            tracing::debug!(backend = %self.edge.names[pick.backend], error = %chain(&error), "attempt failed");
+            let name = &self.edge.names[pick.backend];
+            if backend.upstream.is_worth_telling(&error) {
+                tracing::warn!(backend = %name, error = %chain(&error), "no connection to the backend");
+            }
+            tracing::debug!(backend = %name, error = %chain(&error), "attempt failed");
             return Err(broken(&error));
         }
     }
@@ -312,7 +335,9 @@ impl Attempt<'_> {
             ServiceTier::Priority => Tier::Priority,
         });
         let looked_for = self.bond.is_looked_for(self.place.pick().backend_id(), status, body);
-        let told = Told { status, headers, body, service_tier, callers_credential: false, looked_for };
+        let backend = &self.edge.backends[self.place.pick().backend];
+        let callers_credential = matches!(backend.credential, Presented::Caller);
+        let told = Told { status, headers, body, service_tier, callers_credential, looked_for };
         judge(&told, self.ask, attempts)
     }
 
@@ -455,6 +480,8 @@ enum Broken {
     RequestBody(ProxyError),
     /// By us: no file descriptor is left.
     OwnLack,
+    /// There is no valid token for this backend.
+    NoToken,
     OutOfTime,
 }
 
@@ -472,7 +499,7 @@ fn broken(error: &SendError) -> Broken {
         SendError::Connect(ConnectError::Refused(_)) => AttemptFailure::Refused,
         SendError::Connect(ConnectError::Dns(_)) => AttemptFailure::Dns,
         SendError::Connect(ConnectError::Tls(_)) => AttemptFailure::Tls,
-        SendError::Connect(ConnectError::Timeout) => AttemptFailure::ConnectTimeout,
+        SendError::Connect(ConnectError::Timeout(_)) => AttemptFailure::ConnectTimeout,
         SendError::Connect(ConnectError::Tcp(_)) => AttemptFailure::Connect,
         SendError::Connect(ConnectError::NoDescriptor(_)) => return Broken::OwnLack,
         SendError::Closed { .. } | SendError::Unprocessed(_) => AttemptFailure::Closed,

@@ -308,6 +308,11 @@ fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {
 }
 
 impl Understood<'_> {
+    /// Whether the body was read and names the deployment.
+    pub(super) fn is_named_in_body(&self) -> bool {
+        self.named.is_some()
+    }
+
     /// Whether the body can be sent once more.
     pub(super) fn repeatable(&self) -> bool {
         matches!(self.body, Some(Body::Whole(..)))

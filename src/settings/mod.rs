@@ -13,11 +13,13 @@
 
 mod address;
 mod backends;
+mod callers;
 mod defaults;
 mod describe;
 mod drop_in;
 mod environment;
 mod expansion;
+mod identity;
 mod problem;
 mod raw;
 pub(crate) mod reader;
@@ -36,6 +38,7 @@ use secrecy::SecretString;
 
 use crate::balance::{PinSettings, PoolSettings};
 use crate::identity::{CallerSettings, Credential};
+use crate::net::certificate::CertificateSettings;
 use crate::net::server::ServerLimits;
 use crate::net::upstream::{Origin, UpstreamSettings};
 use crate::proxy::ProxySettings;
@@ -53,6 +56,8 @@ pub use problem::{Place, Problem, SettingsError};
 pub struct Settings {
     /// Callers' listener.
     pub listen: SocketAddr,
+    /// Encrypts it.
+    pub tls: Option<CertificateSettings>,
     /// Operators' listener.
     pub admin_listen: Option<SocketAddr>,
     /// Required on the operators' listener when set.
@@ -158,7 +163,7 @@ pub fn load(source: &Source, environment: &Environment) -> Result<Settings, Sett
         }
     }
     environment::overlay(&mut raw, environment, &problems);
-    let settings = resolve::resolve(raw, &problems);
+    let settings = resolve::resolve(raw, environment, &problems);
     problems.or(Some(settings))
 }
 

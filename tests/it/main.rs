@@ -3,7 +3,9 @@
 
 mod bounds;
 mod bytes;
+mod callers;
 mod connections;
+mod credentials;
 mod crowd;
 mod descriptors;
 mod doors;
@@ -15,6 +17,7 @@ mod frames;
 mod framing;
 mod front;
 mod life;
+mod online;
 mod operators;
 mod paths;
 mod peers;
@@ -27,4 +30,7 @@ mod simulator;
 mod sockets;
 mod state;
 mod streams;
+mod tls;
+mod tokens;
+mod trust;
 mod uploads;

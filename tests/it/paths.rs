@@ -172,6 +172,8 @@ fn stage(server: &str) -> Stage {
         .backend("east", r#"deployments = { "gpt-4o" = "east.4o" }"#)
         .backend("west", r#"deployments = { "gpt-4o" = "west_4o" }"#)
         .server(server)
+        // Also what callers may use only where it is named.
+        .toml(&format!("[callers]\noperations = {:?}", sidestep::openai::FAMILIES))
         .start();
     stage.resource("east").fault(Fault::status(408));
     stage.resource("west").fault(Fault::status(400));

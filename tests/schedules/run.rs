@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sidestep::balance::{BackendSettings, PinSettings, Pool, PoolSettings};
+use sidestep::identity::callers::Callers;
+use sidestep::identity::token::Slot;
 use sidestep::identity::{CallerSettings, Credential};
 use sidestep::net::connect::Connector;
 use sidestep::net::server::{LocalStop, Stop};
@@ -127,12 +129,14 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
         let host = format!("{}.test", backend.name);
         let origin = Origin { tls: false, host, port: 80, path_prefix: String::new(), http2: false };
         let credential = Credential::ApiKey(key_of(&backend.name).into());
+        let credential = credential.presented(|_| Slot::default()).unwrap();
         (Arc::from(backend.name.as_str()), origin, credential, backend.serves.clone())
     });
+    let callers = CallerSettings { anonymous: true, ..CallerSettings::default() };
+    let callers = Callers::new(callers, SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), None);
     let settings = EdgeSettings {
         generation,
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-        callers: CallerSettings { anonymous: true, keys: Vec::new(), origins: Vec::new() },
+        callers: callers.into(),
         proxy,
         backends: backends.collect(),
         tls: tls(),
