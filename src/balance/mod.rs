@@ -26,6 +26,7 @@ mod health;
 mod lane;
 mod pool;
 mod reason;
+mod recent;
 mod routes;
 mod snapshot;
 mod verdict;
@@ -44,6 +45,7 @@ pub use self::exhaustion::{Cause, Exhausted};
 pub use self::lane::{Quota, Tally};
 pub use self::pool::{Ask, Pick, Pool};
 pub use self::reason::{AttemptFailure, Reason};
+pub use self::recent::{Mishap, MishapSnapshot};
 pub use self::snapshot::{BackendSnapshot, LaneSnapshot, PoolSnapshot, State};
 pub use self::verdict::{Answer, Judgement, Next, Tier, Verdict, judge, judge_failure};
 

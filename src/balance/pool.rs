@@ -64,6 +64,7 @@ pub struct Pick {
     /// Its name has no lane of its own, and travels on the unnamed one.
     passing: bool,
     number: u64,
+    asked: Instant,
     family: &'static str,
     operation: &'static str,
     charge: u64,
@@ -153,6 +154,7 @@ impl Pool {
             route,
             passing: lane.name.is_empty() && !matches!(found, Found::Unnamed),
             number: self.picks,
+            asked: now,
             family: ask.family,
             operation: ask.operation,
             charge: ask.charge,
@@ -165,6 +167,7 @@ impl Pool {
         attempts.answered = Some(pick.number);
         if let Some(lane) = self.lanes.stamped(pick.slot, pick.stamp) {
             lane.quota.learn(Quota::read(headers));
+            lane.recent.answered(now.saturating_duration_since(pick.asked));
             lane.forget_absence();
             let recovered = lane.health.well(pick.number);
             if recovered && let Some((backend, deployment)) = self.names(pick) {
@@ -182,6 +185,9 @@ impl Pool {
     #[expect(clippy::needless_pass_by_value, reason = "consumed, so that it cannot be reported twice")]
     pub fn report(&mut self, now: Instant, pick: Pick, verdict: Verdict, attempts: &mut Attempts) {
         self.release(&pick);
+        if let Some(lane) = self.lane(&pick) {
+            lane.recent.ended(now, &verdict);
+        }
         if is_answer(&verdict) {
             self.reached(&pick);
         }
@@ -252,6 +258,12 @@ impl Pool {
     #[must_use]
     pub fn has_changes(&self) -> bool {
         !self.changes.is_empty()
+    }
+
+    /// How many state changes there have been; differs once something looks otherwise than before.
+    #[must_use]
+    pub fn changes_so_far(&self) -> u64 {
+        self.changes.number
     }
 
     /// Which settings positions count in now: the `generation` of the next pick.

@@ -19,6 +19,7 @@ impl From<&PoolSnapshot> for PoolGauges {
                     known: lane.known,
                     state: lane.state.word(),
                     remaining: lane.remaining,
+                    quota: lane.quota,
                 })
                 .collect(),
         });
