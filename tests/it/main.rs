@@ -5,6 +5,7 @@ mod bounds;
 mod bytes;
 mod connections;
 mod crowd;
+mod dashboards;
 mod descriptors;
 mod doors;
 mod failover;
