@@ -22,3 +22,4 @@ mod secrets;
 mod settling;
 mod simulator;
 mod streams;
+mod watchers;
