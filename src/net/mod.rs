@@ -1,8 +1,8 @@
 //! Sockets, TLS and HTTP plumbing.
 //!
 //! Owns: accepting connections and handing them to worker threads (`workers`), serving HTTP on one
-//! connection with its limits and its drain (`server`, `pacing`, `watched`, `stop`), and the one seam to the backends
-//! (`upstream`, over `connect` and `idle`).
+//! connection with its limits and its drain (`server`, `pacing`, `watched`, `stop`), the one seam to the backends
+//! (`upstream`, over `connect` and `idle`), and a WebSocket between the two (`tunnel`, `frames`).
 //! Does not: know what a backend, a deployment or a cooldown is. Proxy, admin and simulator all stand on it.
 //!
 //! Everything on a worker is `!Send`: one thread, one current-thread runtime, its own upstream connections.
@@ -11,10 +11,12 @@
 
 pub mod authority;
 pub mod connect;
+pub(crate) mod frames;
 mod idle;
 mod pacing;
 pub mod server;
 pub mod stop;
+pub mod tunnel;
 pub mod upstream;
 mod watched;
 pub mod workers;

@@ -72,6 +72,11 @@ impl<S> Paced<S> {
         Self { socket, pace, header_time, idle, timer: None, write_idle, stalled: false, taking: None }
     }
 
+    /// What it paced, without limits.
+    pub(crate) fn into_inner(self) -> S {
+        self.socket
+    }
+
     /// What a write led to; an error once the caller has taken nothing for `write_idle`.
     fn taken(&mut self, wrote: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let stalled = std::mem::replace(&mut self.stalled, wrote.is_pending());

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::pacing::{Pace, Paced};
 pub use super::stop::{LocalStop, Stop};
+pub use super::tunnel::Upgraded;
 use super::watched::Watched;
 
 /// The error a body ends with when its connection is to be aborted.
@@ -67,6 +68,9 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
+/// What a connection is used for once its handler has answered 101.
+pub type Upgrade = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()>>>>;
+
 /// What a thread does with requests. `!Send` on purpose: a handler lives on one thread.
 pub trait Handler: 'static {
     /// The body of its answers. A body that ends in an error aborts the connection.
@@ -78,6 +82,12 @@ pub trait Handler: 'static {
         request: Request<Incoming>,
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + 'static;
+
+    /// What follows a 101, on HTTP/1.1; it comes with the body of that answer.
+    fn take_upgrade(body: &mut Self::Body) -> Option<Upgrade> {
+        let _nothing = body;
+        None
+    }
 }
 
 /// Accepts on `listener` and serves on this thread until `stop` says otherwise and, when draining, until
@@ -225,7 +235,7 @@ async fn speaks_http2(stream: &TcpStream, limit: Duration) -> io::Result<bool> {
 }
 
 /// Serves one connection that speaks HTTP/1.1, over whatever carries it, until it ends or `ear` hears otherwise.
-pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
+pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler>(
     stream: S,
     peer: Peer,
     handler: Rc<H>,
@@ -235,35 +245,44 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
     let pace = Pace::new();
     let paced = Paced::new(stream, pace.clone(), limits.header_time, limits.idle, limits.write_idle);
     let io = TokioIo::new(paced);
+    let upgrade = Rc::new(Cell::new(None));
+    let agreed = Rc::clone(&upgrade);
     let service = hyper::service::service_fn(move |request| {
         pace.busy();
-        let (handler, pace) = (Rc::clone(&handler), pace.clone());
+        let (handler, pace, agreed) = (Rc::clone(&handler), pace.clone(), Rc::clone(&agreed));
         async move {
-            let response = handler.handle(request, peer).await;
+            let mut response = handler.handle(request, peer).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                agreed.set(H::take_upgrade(response.body_mut()));
+            }
             Ok::<_, Infallible>(response.map(|body| HeldBody { body, _held: OnDrop(pace) }))
         }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(limits.header_bytes.max(8192))
         .serve_connection(io, service);
-    let mut connection = pin!(connection);
     let mut told = Stop::Run;
-    poll_fn(|cx| {
+    let whole = poll_fn(|cx| {
         if ear.state() == Stop::Abort {
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
-        if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(ended.is_ok());
         }
         let heard = ear.listen(cx);
         if heard != told {
             told = heard;
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     })
     .await;
+    if let Some(upgrade) = upgrade.take().filter(|_: &Upgrade| whole) {
+        let parts = connection.into_parts();
+        let stream = Box::new(parts.io.into_inner().into_inner());
+        upgrade(Upgraded { stream, early: parts.read_buf, ear, write_idle: limits.write_idle }).await;
+    }
 }
 
 async fn serve_http2<H: Handler>(

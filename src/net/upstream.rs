@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -148,6 +148,8 @@ pub struct Upstream {
     authority: Authority,
     host: HeaderValue,
     tls: Arc<ClientConfig>,
+    /// A WebSocket needs a connection that speaks HTTP/1.1.
+    http1_tls: Arc<ClientConfig>,
     connector: Connector,
     connect_timeout: Duration,
     idle: Rc<Idle<Line>>,
@@ -181,12 +183,14 @@ impl Upstream {
         let text = origin.authority();
         let authority: Authority = text.parse().map_err(|_| UnusableOrigin(text.clone()))?;
         let host = HeaderValue::from_str(&text).map_err(|_| UnusableOrigin(text))?;
+        let http1_tls = Arc::clone(&tls.http1);
         let tls = Arc::clone(if origin.http2 { &tls.http2 } else { &tls.http1 });
         Ok(Self {
             origin,
             authority,
             host,
             tls,
+            http1_tls,
             connector: connector.clone(),
             connect_timeout,
             idle: Rc::default(),
@@ -232,6 +236,28 @@ impl Upstream {
         self.send_http1(Line { sender, connection: Box::pin(connection) }, request, false).await
     }
 
+    /// Asks for a WebSocket, on a connection of its own. When the backend agrees, the answer holds the connection:
+    /// `Answer::take_tunnel`.
+    ///
+    /// # Errors
+    /// Why there is no head; see `SendError`.
+    pub async fn upgrade(
+        &self,
+        path: PathAndQuery,
+        headers: HeaderMap,
+    ) -> Result<Response<Answer>, SendError> {
+        let mut request = Request::new(RequestBody::empty());
+        *request.uri_mut() = Uri::from(path);
+        *request.headers_mut() = headers;
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let socket = connect(&self.connector, &self.origin, &self.http1_tls, self.connect_timeout).await?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(socket)).await.map_err(|error| SendError::new(error, false))?;
+        self.send_http1(Line { sender, connection: Box::pin(connection) }, request, false).await
+    }
+
     async fn send_http1(
         &self,
         mut line: Line,
@@ -261,8 +287,17 @@ impl Upstream {
             }
         })
         .await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if open {
+                let failed = |error| SendError::new(error, reused);
+                line.connection.as_mut().await.map_err(failed)?;
+            }
+            let parts = Pin::into_inner(line.connection).into_parts();
+            let tunnel = Some(Box::new((parts.io.into_inner(), parts.read_buf)));
+            return Ok(response.map(|body| Answer { body, kept: None, tunnel, _place: None }));
+        }
         let kept = open.then(|| Kept { line, home: Rc::clone(&self.idle) });
-        Ok(response.map(|body| Answer { body, kept, _place: None }))
+        Ok(response.map(|body| Answer { body, kept, tunnel: None, _place: None }))
     }
 
     /// One with room for a stream: at the peer's limit hyper would let the request wait without end.
@@ -315,7 +350,7 @@ impl Upstream {
         let failed = |error| SendError::new(error, reused);
         trunk.sender.ready().await.map_err(failed)?;
         let response = trunk.sender.send_request(request).await.map_err(failed)?;
-        Ok(response.map(|body| Answer { body, kept: None, _place: Some(trunk.places) }))
+        Ok(response.map(|body| Answer { body, kept: None, tunnel: None, _place: Some(trunk.places) }))
     }
 }
 
@@ -360,11 +395,18 @@ struct Kept {
 pub struct Answer {
     body: Incoming,
     kept: Option<Kept>,
+    /// After a 101: the connection, and what the backend has sent on it already.
+    tunnel: Option<Box<(Socket, Bytes)>>,
     /// Of an HTTP/2 stream on its connection.
     _place: Option<Rc<()>>,
 }
 
 impl Answer {
+    /// The connection on which both sides have agreed to speak something else, and what has come on it already.
+    pub(crate) fn take_tunnel(&mut self) -> Option<(Socket, Bytes)> {
+        self.tunnel.take().map(|tunnel| *tunnel)
+    }
+
     /// Read to its end: the connection may serve the next request.
     fn finish(&mut self, cx: &mut Context<'_>) {
         if let Some(mut kept) = self.kept.take()

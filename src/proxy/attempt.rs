@@ -137,8 +137,14 @@ impl Attempt<'_> {
             let Some(body) = understood.body(there) else {
                 return Err(Broken::RequestBody(ProxyError::BrokenBody));
             };
-            let head = headers::upstream(&self.parts.headers, &settings.forward_headers, backend);
-            let sending = backend.upstream.send(self.parts.method.clone(), target, head, body, reuse);
+            let mut head = headers::upstream(&self.parts.headers, &settings.forward_headers, backend);
+            let sending = async {
+                if understood.socket {
+                    headers::socket(&self.parts.headers, &mut head);
+                    return backend.upstream.upgrade(target, head).await;
+                }
+                backend.upstream.send(self.parts.method.clone(), target, head, body, reuse).await
+            };
             let error = match timeout_at(limit.into(), sending).await {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(error)) => error,
@@ -168,6 +174,11 @@ impl Attempt<'_> {
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
         let (head, mut answer) = response.into_parts();
+        if understood.socket
+            && let Some(tunnel) = answer.take_tunnel()
+        {
+            return self.open(head, tunnel, attempts, ledger);
+        }
         // We asked for no upgrade, and nothing is known of what would follow one.
         if head.status.is_informational() {
             return self.failed(AttemptFailure::Malformed, understood, attempts, ledger);
@@ -332,12 +343,12 @@ impl Attempt<'_> {
     }
 
     /// Of its backend, in the request's record.
-    fn number(&self, ledger: &mut Option<Ledger>) -> usize {
+    pub(super) fn number(&self, ledger: &mut Option<Ledger>) -> usize {
         let backend = self.place.pick().backend;
         ledger.as_mut().map_or(backend, |entry| entry.number(self.edge, backend))
     }
 
-    fn explain(&self) -> Option<header::HeaderValue> {
+    pub(super) fn explain(&self) -> Option<header::HeaderValue> {
         let name = || self.edge.backends[self.place.pick().backend].name.clone();
         self.edge.settings.explain_headers.then(name)
     }
@@ -505,7 +516,7 @@ async fn waiting<T>(ledger: &mut Option<Ledger>, until: impl Future<Output = T>)
 }
 
 /// Filters the head for the caller, and says who answered.
-fn finish_head(head: &mut HeaderMap, explain: Option<header::HeaderValue>, ledger: &Ledger) {
+pub(super) fn finish_head(head: &mut HeaderMap, explain: Option<header::HeaderValue>, ledger: &Ledger) {
     headers::downstream(head);
     if let Some(backend) = explain {
         head.insert(headers::BACKEND, backend);

@@ -49,8 +49,8 @@ pub enum ProxyError {
     /// 413
     #[error("The request body is too large to find its deployment: name the deployment in the path.")]
     NameTooFar,
-    /// 501
-    #[error("WebSockets are not supported here.")]
+    /// 400
+    #[error("A WebSocket is opened by a GET over HTTP/1.1 without a body.")]
     Upgrade,
     /// 503
     #[error("Too many large requests at once. Please retry after 1 second.")]
@@ -103,6 +103,7 @@ impl ProxyError {
             | Self::Compressed
             | Self::BrokenBody
             | Self::NotJson
+            | Self::Upgrade
             | Self::Unsupported => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -114,7 +115,6 @@ impl ProxyError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Upgrade => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -132,7 +132,7 @@ impl ProxyError {
             Self::Method => "method_not_allowed",
             Self::SlowBody => "Timeout",
             Self::BodyTooLarge | Self::NameTooFar => "body_too_large",
-            Self::Upgrade => "upgrade_not_supported",
+            Self::Upgrade => "invalid_upgrade",
             Self::Full | Self::Overloaded => "overloaded",
             Self::UnknownDeployment => "DeploymentNotFound",
             Self::Unsupported => "OperationNotSupported",

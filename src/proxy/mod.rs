@@ -2,7 +2,7 @@
 //!
 //! Owns: the walk (this file), what a request is and which backend may get its bytes (`request`, `headers`),
 //! one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`), the committed body
-//! (`committed`), the place on a lane that is always handed back (`place`), the one record per request
+//! (`committed`), a WebSocket (`socket`), the place on a lane that is always handed back (`place`), the one record per request
 //! (`ledger`), and our own answers (`error`).
 //! Does not: choose (`balance`), know the API (`openai`), open sockets (`net`), know keys (`identity`).
 //!
@@ -18,6 +18,7 @@ mod ledger;
 mod place;
 mod prelude;
 mod request;
+mod socket;
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +38,7 @@ use self::ledger::{Desk, Ledger};
 use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, Pool};
 use crate::identity::callers::Admission;
-use crate::net::server::{Handler, Peer};
+use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::clock;
@@ -143,7 +144,9 @@ impl Proxy {
         if !edge.callers.pages().admit(&parts.headers, &parts.uri) {
             return Err(ProxyError::ForeignPage);
         }
-        match edge.callers.admit(&parts.headers, None) {
+        let socket = request::wants_socket(parts, &body)?;
+        // Browsers cannot set headers on a WebSocket.
+        match edge.callers.admit(&parts.headers, parts.uri.query().filter(|_| socket)) {
             Admission::Admitted(caller) => entry.caller = caller,
             Admission::Unauthorized => return Err(ProxyError::Unauthorized),
         }
@@ -152,7 +155,8 @@ impl Proxy {
         let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
         let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
         entry.waited_until(clock::now());
-        let understood = request::understand(parts, route, body?)?;
+        let mut understood = request::understand(parts, route, body?)?;
+        understood.socket = socket;
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
@@ -240,6 +244,10 @@ impl Proxy {
 
 impl Handler for Proxy {
     type Body = ProxyBody;
+
+    fn take_upgrade(body: &mut ProxyBody) -> Option<Upgrade> {
+        body.take_upgrade()
+    }
 
     async fn handle(self: Rc<Self>, request: Request<Incoming>, _peer: Peer) -> Response<ProxyBody> {
         let (parts, body) = request.into_parts();

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version};
@@ -36,6 +36,8 @@ pub(super) struct Understood<'a> {
     pub(super) scan: BodyScan,
     /// Gone once a body that cannot be repeated was sent.
     body: Option<Body>,
+    /// A WebSocket is asked for.
+    pub(super) socket: bool,
 }
 
 #[derive(Debug)]
@@ -198,9 +200,6 @@ pub(super) fn route<'a>(parts: &'a Parts, prefix: &str) -> Result<Route<'a>, Pro
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         return Err(ProxyError::Method);
     }
-    if text(&parts.headers, UPGRADE).eq_ignore_ascii_case("websocket") {
-        return Err(ProxyError::Upgrade);
-    }
     // In HTTP/2 scheme and authority are always there; in HTTP/1.1 they make a proxy's absolute form.
     if parts.version < Version::HTTP_2 && parts.uri.authority().is_some() {
         return Err(PathProblem::Malformed.into());
@@ -210,6 +209,24 @@ pub(super) fn route<'a>(parts: &'a Parts, prefix: &str) -> Result<Route<'a>, Pro
         prefix => openai::strip_prefix(parts.uri.path(), prefix).ok_or(PathProblem::NotFound)?,
     };
     Ok(openai::route(&parts.method, path, parts.uri.query())?)
+}
+
+/// Whether a WebSocket is asked for. Any other upgrade is not taken up, which HTTP allows.
+pub(super) fn wants_socket(parts: &Parts, body: &Incoming) -> Result<bool, ProxyError> {
+    if !text(&parts.headers, UPGRADE).eq_ignore_ascii_case("websocket") {
+        return Ok(false);
+    }
+    let listed = |value: &http::HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")))
+    };
+    // RFC 6455, section 4.1. A body would be taken for the first frames.
+    let sound = parts.method == Method::GET
+        && parts.version == Version::HTTP_11
+        && body.is_end_stream()
+        && parts.headers.get_all(CONNECTION).iter().any(listed);
+    if sound { Ok(true) } else { Err(ProxyError::Upgrade) }
 }
 
 /// Finds the deployment: in the path, else in the body, else in the query.
@@ -272,7 +289,7 @@ pub(super) fn understand<'a>(
         (None, None, Some(name)) => Some(name.as_ref().into()),
         (None, None, None) => None,
     };
-    Ok(Understood { route, deployment, named, scan, body: Some(body) })
+    Ok(Understood { route, deployment, named, scan, body: Some(body), socket: false })
 }
 
 fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {

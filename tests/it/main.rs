@@ -21,5 +21,6 @@ mod raw;
 mod secrets;
 mod settling;
 mod simulator;
+mod sockets;
 mod streams;
 mod watchers;

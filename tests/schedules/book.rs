@@ -67,6 +67,13 @@ struct Touch {
     by: usize,
 }
 
+impl Touch {
+    /// Whether another request changed it at this very instant: which of the two came first is not known.
+    fn by_another(touch: Option<Self>, request: usize, now: Ms) -> bool {
+        touch.is_some_and(|touch| touch.at == now && touch.by != request)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Lane {
     cooling: Ms,
@@ -489,13 +496,18 @@ impl Book {
         );
         if outcome == Outcome::Good && !invented(&there) {
             let lane = self.lane(site, &there);
-            if lane.health.well(number) || lane.absent > now {
+            let raced = Touch::by_another(lane.touched, request, now);
+            if lane.health.well(number) || lane.absent > now || raced {
+                lane.fog |= raced;
                 lane.absent = 0;
                 lane.touched = Some(Touch { at: now, by: request });
             }
         }
-        if reached && self.sites[site].health.well(number) {
-            self.sites[site].touched = Some(Touch { at: now, by: request });
+        let of_site = &mut self.sites[site];
+        let raced = Touch::by_another(of_site.touched, request, now);
+        if reached && (of_site.health.well(number) || raced) {
+            of_site.fog |= raced;
+            of_site.touched = Some(Touch { at: now, by: request });
         }
         if outcome == Outcome::Good {
             for (site, lane, sent, failure) in std::mem::take(&mut self.requests[request].unconfirmed) {
@@ -595,7 +607,7 @@ impl Book {
                 (&mut lane.health, &mut lane.fog, &mut lane.touched)
             }
         };
-        *fog |= health.began_at() == Some(sent);
+        *fog |= health.began_at() == Some(sent) || Touch::by_another(*touched, request, now);
         health.failed(now, newest, failure);
         *touched = touch;
     }
