@@ -5,7 +5,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const WORDS = {
-    admitting: "Admitting", cooling: "Cooling", resting: "Resting after failures", probing: "Trying one request",
+    admitting: "Admitting", cooling: "Cooling", resting: "Resting after failures", probing: "On trial: one request first",
     refused: "Credential refused", absent: "Deployment not found", drained: "Drained",
   };
   const LETTERS = { a: "admitting", c: "cooling", r: "resting", p: "probing", f: "refused", x: "absent", d: "drained" };
@@ -85,16 +85,19 @@
   }
 
   function keepPoint() {
+    const uptime = number(doc.uptime_seconds), newest = points.at(-1);
+    if (newest && uptime < newest.uptime) points.length = 0;
+    // Changes come between the seconds; rates need no more than one point for each.
+    else if (newest && heard - newest.at < 800) return;
     const lanes = new Map();
     for (const b of list(doc.backends)) {
       for (const lane of lanesOf(b)) lanes.set(key(b.name, lane.deployment ?? ""), [number(lane.requests_total), number(lane.tokens_total)]);
     }
     const tokens = number(doc.tokens.prompt_total) + number(doc.tokens.completion_total);
-    const point = { at: heard, uptime: number(doc.uptime_seconds), requests: number(doc.callers.requests_total), failed: number(doc.callers.failed_total), tokens, lanes };
-    if (points.length && point.uptime < points[points.length - 1].uptime) points.length = 0;
+    const point = { at: heard, uptime, requests: number(doc.callers.requests_total), failed: number(doc.callers.failed_total), tokens, lanes };
     points.push(point);
     // A minute for what failed lately, the last ten seconds for rates.
-    while (points.length > 400 || (points.length > 2 && heard - points[0].at > 60000)) points.shift();
+    while (points.length > 2 && heard - points[0].at > 60000) points.shift();
   }
   function before() { return points.find((p) => heard - p.at <= RATE_MS + 500) ?? points[0]; }
   function perSecond(read) {
@@ -376,7 +379,7 @@
       const ul = make("ul");
       ul.append(...of.map((b) => views.get(b.name).box));
       if (!titled) { ul.setAttribute("aria-labelledby", "backends-title"); return [ul]; }
-      const title = make("h3", "group", `Priority ${priority}`);
+      const title = make("h3", "group", `Priority ${priority}${of.length > MANY ? ` · ${several(of.length, "backend")}` : ""}`);
       title.id = `priority-${priority}`;
       ul.setAttribute("aria-labelledby", title.id);
       return [title, ul];
@@ -541,7 +544,11 @@
     mark($("link"), "link", link.state);
     document.body.classList.toggle("lost", bad && doc !== null);
     put($("link"), link.state === "live" ? "Live" : bad ? `Connection lost since ${clock(link.since)}${link.why ? `: ${link.why}` : ""}. Trying again.` : "Connecting…");
-    if (bad && doc === null) put($("headline"), "The balancer does not answer");
+    if (!bad) return;
+    put($("headline"), doc ? `No news since ${clock(link.since)}` : "The balancer does not answer");
+    mark($("headline"), "tone", "bad");
+    put($("subline"), doc ? "Below is what was known then." : "");
+    document.title = "! No connection – Sidestep";
   }
   function setLink(state, why = "") {
     if (state !== link.state) {

@@ -55,7 +55,7 @@ describe("the demo", () => {
   test("shows every backend with its state in words, and what callers got", async () => {
     await until("all three backends have served gpt-4o", async () => (await page.locator(".deployment", { hasText: /^gpt-4o$/ }).count()) === 3);
     assert.deepEqual(await page.locator(".name").allTextContents(), BACKENDS);
-    for (const name of BACKENDS) assert.match(await row(page, name).locator(".state").textContent(), /^(Admitting|Cooling, .*(left|any moment)|Trying one request)$/);
+    for (const name of BACKENDS) assert.match(await row(page, name).locator(".state").textContent(), /^(Admitting|Cooling, .*(left|any moment)|On trial: one request first)$/);
     assert.equal(await page.textContent("#success"), "100 %");
     await until("a quota is told", async () => /^\d[\d.,k]* of [\d.,]+k? tokens$/.test(await row(page, "east").locator(".quota").textContent()));
     assert.match(await row(page, "east").locator("p.number").nth(2).textContent(), /\d ms$/);
@@ -239,6 +239,7 @@ describe("a balancer with settings", () => {
       await balancer.stop();
       await until("the loss is told", async () => /^Connection lost since \d\d:\d\d:\d\d\. Trying again\.$/.test(await page.textContent("#link")), 10);
       assert.ok(await page.evaluate(() => document.body.classList.contains("lost")), "what is shown is marked as old");
+      assert.match(await page.textContent("h1"), /^No news since \d\d:\d\d:\d\d$/);
       balancer = await serve(text);
       await live(page);
       assert.equal(await page.evaluate(() => document.body.classList.contains("lost")), false);
