@@ -35,6 +35,13 @@ pub struct Tally {
     pub in_flight: u64,
 }
 
+impl Tally {
+    pub(super) fn picked(&mut self) {
+        self.requests += 1;
+        self.in_flight += 1;
+    }
+}
+
 /// The tokens-a-minute quota as the last answer told it; shown only, nothing is decided by what remains.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Quota {

@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn each_size_stays_away_as_long_as_an_answer_for_that_size_or_a_smaller_one_said() {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now().into_std();
         let mut marks = SizeMarks::default();
         marks.set(start, 100, 11 * SECOND);
         marks.set(start, 900, 26 * SECOND);
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_longer_mark_for_a_smaller_size_says_it_all() {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now().into_std();
         let mut marks = SizeMarks::default();
         marks.set(start, 900, 5 * SECOND);
         marks.set(start, 100, 20 * SECOND);
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn however_many_answers_there_are_a_few_marks_remain_and_past_ones_go() {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now().into_std();
         let mut marks = SizeMarks::default();
         for step in 1..100_u32 {
             marks.set(start, u64::from(step) * 10, step * SECOND);

@@ -113,7 +113,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Sends, and waits for the head. A kept-alive connection that turns out dead is replaced, silently, once.
+    /// Sends, and waits for the head. A kept-alive connection that turns out dead is replaced, silently, once; so is one
+    /// whose backend has not begun with the request.
     async fn exchange(
         &self,
         understood: &mut Understood<'_>,
@@ -154,8 +155,12 @@ impl Attempt<'_> {
                 }
                 Err(_) => return Err(Broken::Attempt(AttemptFailure::FirstEventTimeout)),
             };
-            let stale = matches!(error, SendError::Closed { reused: true, .. });
-            if stale && reuse == Reuse::Allowed && self.ask.harmless && understood.repeatable() {
+            let again = match &error {
+                SendError::Closed { reused, .. } => *reused && self.ask.harmless,
+                SendError::Unprocessed(_) => true,
+                _ => false,
+            };
+            if again && reuse == Reuse::Allowed && understood.repeatable() {
                 reuse = Reuse::Never;
                 continue;
             }
@@ -463,9 +468,12 @@ fn broken(error: &SendError) -> Broken {
         SendError::Connect(ConnectError::Timeout) => AttemptFailure::ConnectTimeout,
         SendError::Connect(ConnectError::Tcp(_)) => AttemptFailure::Connect,
         SendError::Connect(ConnectError::NoDescriptor(_)) => return Broken::OwnLack,
-        SendError::Closed { .. } => AttemptFailure::Closed,
+        SendError::Closed { .. } | SendError::Unprocessed(_) => AttemptFailure::Closed,
         SendError::Malformed(_) => AttemptFailure::Malformed,
         SendError::RequestBody(_) => return Broken::RequestBody(ProxyError::BrokenBody),
+        SendError::RequestStalled { by_caller: true } => return Broken::RequestBody(ProxyError::SlowBody),
+        // It may be slow for this caller's network alone: the lane is not blamed.
+        SendError::RequestStalled { by_caller: false } => return Broken::OutOfTime,
         SendError::RequestTooLarge(_) => return Broken::RequestBody(ProxyError::BodyTooLarge),
     })
 }

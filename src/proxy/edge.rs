@@ -149,6 +149,7 @@ mod tests {
             explain_headers: true,
             path_prefix: String::new(),
             forward_headers: Vec::new(),
+            body_idle: Duration::from_secs(1),
             request_replay: 0,
             request_hard_limit: 0,
             buffered: 0,

@@ -63,6 +63,8 @@ pub struct ProxySettings {
     pub path_prefix: String,
     /// Further request headers that travel, lower case.
     pub forward_headers: Vec<http::HeaderName>,
+    /// A request's body that makes no progress for so long ends the request.
+    pub body_idle: Duration,
     /// Bodies up to here are kept for failover, in bytes.
     pub request_replay: usize,
     /// Bodies beyond are refused, in bytes.

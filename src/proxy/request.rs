@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
@@ -20,6 +20,7 @@ use super::headers;
 use super::{ProxySettings, Shared};
 use crate::net::upstream::RequestBody;
 use crate::openai::{self, BodyKind, BodyScan, Name, PathProblem, Route, is_deployment_name};
+use crate::telemetry::clock;
 
 /// What stands for a token in a body that is not read, in bytes.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -52,7 +53,7 @@ pub(super) enum Body {
     /// All of it: may be sent again. The share of all buffered bytes is given back with it.
     Whole(Bytes, #[expect(dead_code, reason = "held until the body goes")] Share),
     /// More than may be kept: goes to one backend as it comes. What has begun gives its share back once it was sent.
-    Begun { begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64 },
+    Begun { begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64, idle: Duration },
 }
 
 /// A share of the bytes that all buffered bodies together may take.
@@ -121,14 +122,15 @@ impl Body {
         if length.is_some_and(|length| length > settings.request_hard_limit) {
             return Err(ProxyError::BodyTooLarge);
         }
-        let most = settings.request_hard_limit;
+        let (most, idle) = (settings.request_hard_limit, settings.body_idle);
         if length.is_some_and(|length| length > settings.request_replay as u64) {
-            return Ok(Self::Begun { begun: VecDeque::new(), rest: body, length, most });
+            return Ok(Self::Begun { begun: VecDeque::new(), rest: body, length, most, idle });
         }
         let mut share = Share::new(shared);
         let mut whole = Gathered::Nothing;
+        let mut limit = deadline.min(clock::now() + idle);
         loop {
-            let frame = match timeout_at(deadline.into(), body.frame()).await {
+            let frame = match timeout_at(limit.into(), body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(_))) => return Err(ProxyError::BrokenBody),
                 Ok(None) => return Ok(Self::Whole(whole.freeze(), share)),
@@ -136,6 +138,9 @@ impl Body {
             };
             // Trailers end here: the allow-list knows none.
             let Ok(data) = frame.into_data() else { continue };
+            if !data.is_empty() {
+                limit = deadline.min(clock::now() + idle);
+            }
             if !share.grow(data.len(), settings.buffered) {
                 return Err(ProxyError::Full);
             }
@@ -146,7 +151,7 @@ impl Body {
                     return Err(ProxyError::BodyTooLarge);
                 };
                 let begun = Bytes::from_owner(Counted { bytes: begun, _share: share });
-                return Ok(Self::Begun { begun: VecDeque::from([begun]), rest: body, length, most });
+                return Ok(Self::Begun { begun: VecDeque::from([begun]), rest: body, length, most, idle });
             }
         }
     }
@@ -337,8 +342,8 @@ impl Understood<'_> {
             return Some(RequestBody::whole(pieces));
         }
         match self.body.take()? {
-            Body::Begun { begun, rest, length, most } => {
-                Some(RequestBody::streamed(begun, rest, length, most))
+            Body::Begun { begun, rest, length, most, idle } => {
+                Some(RequestBody::streamed(begun, rest, length, most, idle))
             }
             Body::Whole(..) => None,
         }

@@ -142,6 +142,7 @@ fn differences(settings: &Settings) -> Vec<String> {
         ("limits.header_time", time(server.header_time), time(server_default.header_time)),
         ("limits.idle", time(server.idle), time(server_default.idle)),
         ("limits.write_idle", time(server.write_idle), time(server_default.write_idle)),
+        ("limits.body_idle", time(proxy.body_idle), time(proxy_default.body_idle)),
         ("limits.request_replay", bytes(proxy.request_replay), bytes(proxy_default.request_replay)),
         (
             "limits.request_hard_limit",

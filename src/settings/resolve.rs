@@ -175,6 +175,7 @@ fn proxy(
         explain_headers: value_or(explain_headers.as_ref(), default.explain_headers),
         path_prefix: path_prefix.map_or(default.path_prefix, |prefix| prefix.value),
         forward_headers: Vec::new(),
+        body_idle: value_or(limits.body_idle.as_ref(), default.body_idle),
         request_replay: bytes(&limits.request_replay, default.request_replay),
         request_hard_limit: value_or(limits.request_hard_limit.as_ref(), default.request_hard_limit),
         buffered: bytes(&limits.buffered, default.buffered),

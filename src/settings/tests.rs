@@ -477,6 +477,21 @@ fn what_is_commented_out_in_the_reference_file_is_right_too() {
 }
 
 #[test]
+fn a_file_of_roots_is_read_no_further_than_its_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |path: String| with_backend(&format!("[upstream]\nca_file = \"{path}\""));
+    let roots = folder.path().join("roots.pem");
+    let pem = "-----BEGIN CERTIFICATE-----\n";
+    for (length, good) in [(4 << 20, true), ((4 << 20) + 1, false)] {
+        std::fs::write(&roots, pem.to_owned() + &"x".repeat(length - pem.len())).unwrap();
+        assert_eq!(with(roots.display().to_string()).is_ok(), good, "{length} bytes");
+    }
+    // A device without end.
+    let told = with("/dev/zero".to_owned()).unwrap_err().to_string();
+    assert!(told.contains("at most 4MiB"), "{told}");
+}
+
+#[test]
 fn every_shipped_settings_file_loads() {
     let mut loaded = 0;
     for entry in std::fs::read_dir(repository("config")).unwrap() {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use sidestep::balance::Deployments;
 
-use super::health::{Failure, Fit, Health, LONGEST, SHORTEST};
+use super::health::{Failure, Fit, Health, LONGEST, SHORTEST, Touch};
 use super::schedule::{Backend, Call, Limits, Ms};
 
 /// The longest prelude here, with what is read together with its end.
@@ -58,20 +58,6 @@ pub(crate) enum Outcome {
 pub(crate) enum Next {
     Lane,
     Nothing,
-}
-
-/// The last change, and whose it was.
-#[derive(Clone, Copy, Debug)]
-struct Touch {
-    at: Ms,
-    by: usize,
-}
-
-impl Touch {
-    /// Whether another request changed it at this very instant: which of the two came first is not known.
-    fn by_another(touch: Option<Self>, request: usize, now: Ms) -> bool {
-        touch.is_some_and(|touch| touch.at == now && touch.by != request)
-    }
 }
 
 #[derive(Debug, Default)]
@@ -350,10 +336,12 @@ impl Book {
         let number = attempt as u64 + 1;
         let asked = &self.requests[request];
         let site = &mut self.sites[site];
-        if asked.left || !matches!(outcome, Some((Outcome::Good, _))) || !site.health.would_change(number) {
+        let raced = Touch::by_another(site.touched, request, now);
+        let news = site.health.would_change(number) || raced;
+        if asked.left || !matches!(outcome, Some((Outcome::Good, _))) || !news {
             return;
         }
-        if asked.call.slow.is_some() {
+        if asked.call.slow.is_some() || raced {
             site.fog = true;
         } else {
             site.health.well(number);

@@ -116,6 +116,7 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
         explain_headers: true,
         path_prefix: String::new(),
         forward_headers: Vec::new(),
+        body_idle: Duration::from_secs(60),
         request_replay: limits.replay,
         request_hard_limit: 1 << 20,
         buffered: limits.buffered,
