@@ -1,4 +1,4 @@
-//! The last fifteen minutes of every lane, in steps of five seconds: what the page's timeline is drawn from, so that a
+//! The last fifteen minutes of the callers and of every lane, in steps of five seconds: what the page's timeline is drawn from, so that a
 //! page opened late sees the past.
 //!
 //! Fed by looks at the pool, about one a second. Bounded: [`LANES`] lanes, [`STEPS`] steps of 16 bytes each. Counters
@@ -52,7 +52,20 @@ pub(super) struct History {
     /// Whole steps since then.
     steps: u64,
     looks: u64,
+    callers: Callers,
     tracks: Vec<Track>,
+}
+
+/// What callers got.
+#[derive(Debug, Default)]
+struct Callers {
+    /// The total at the last look.
+    before: Option<u64>,
+    /// The total when the last step ended.
+    at_step: u64,
+    current: u32,
+    /// Requests that failed, by step.
+    failed: VecDeque<u32>,
 }
 
 /// What is told of the past, by lane.
@@ -63,6 +76,10 @@ pub(super) struct Past<'a> {
     steps: usize,
     /// The number of the step that is going on; the last told one is the one before.
     next: u64,
+    /// Requests of callers that failed, by step, the oldest first.
+    failed: Vec<u32>,
+    /// All that had failed when the last told step ended.
+    failed_total: u64,
     lanes: Vec<LanePast<'a>>,
 }
 
@@ -79,8 +96,9 @@ struct LanePast<'a> {
 }
 
 impl History {
-    /// Takes in what the pool looks like now. True when a step has ended by that.
-    pub(super) fn look(&mut self, now: Instant, pool: &PoolSnapshot) -> bool {
+    /// Takes in what the pool looks like now, and how many requests of callers have failed so far. True when a step has
+    /// ended by that.
+    pub(super) fn look(&mut self, now: Instant, pool: &PoolSnapshot, failed: u64) -> bool {
         let begun = *self.begun.get_or_insert(now);
         let steps = now.saturating_duration_since(begun).as_secs() / STEP.as_secs();
         let ended = steps.saturating_sub(self.steps);
@@ -88,6 +106,8 @@ impl History {
         for track in &mut self.tracks {
             track.turn(ended);
         }
+        self.callers.turn(ended);
+        self.callers.look(failed);
         self.looks += 1;
         let mut place = 0;
         for backend in &pool.backends {
@@ -141,26 +161,54 @@ impl History {
             step_ms: u64::try_from(STEP.as_millis()).unwrap_or(u64::MAX),
             steps: STEPS,
             next: self.steps,
+            failed: newest(&self.callers.failed, length).copied().collect(),
+            failed_total: self.callers.at_step,
             lanes: self.tracks.iter().map(|track| track.last(length)).collect(),
         }
     }
 }
 
+impl Callers {
+    fn turn(&mut self, ended: u64) {
+        for _ in 0..ended.min(STEPS as u64) {
+            push(&mut self.failed, std::mem::take(&mut self.current));
+            self.at_step = self.before.unwrap_or_default();
+        }
+    }
+
+    fn look(&mut self, failed: u64) {
+        add(&mut self.current, self.before.unwrap_or(failed), failed);
+        self.before = Some(failed);
+    }
+}
+
+/// The sum grows by what a counter grew.
+fn add(sum: &mut u32, from: u64, to: u64) {
+    *sum = sum.saturating_add(u32::try_from(to.saturating_sub(from)).unwrap_or(u32::MAX));
+}
+
+/// One more step, and the oldest forgotten where there is no room.
+fn push<T>(steps: &mut VecDeque<T>, step: T) {
+    if steps.len() == STEPS {
+        steps.pop_front();
+    }
+    steps.push_back(step);
+}
+
+/// The last so many.
+fn newest<T>(steps: &VecDeque<T>, length: usize) -> impl Iterator<Item = &T> {
+    steps.iter().skip(steps.len().saturating_sub(length))
+}
+
 impl Track {
     fn turn(&mut self, ended: u64) {
         for _ in 0..ended.min(STEPS as u64) {
-            if self.steps.len() == STEPS {
-                self.steps.pop_front();
-            }
-            self.steps.push_back(std::mem::take(&mut self.current));
+            push(&mut self.steps, std::mem::take(&mut self.current));
             self.looks = (0, 0);
         }
     }
 
     fn look(&mut self, lane: &LaneSnapshot, number: u64) {
-        let add = |sum: &mut u32, from: u64, to: u64| {
-            *sum = sum.saturating_add(u32::try_from(to.saturating_sub(from)).unwrap_or(u32::MAX));
-        };
         let (before, now) = (self.before, lane.tally);
         add(&mut self.current.served, before.served, now.served);
         add(&mut self.current.throttled, before.throttled, now.throttled);
@@ -182,7 +230,7 @@ impl Track {
     }
 
     fn last(&self, length: usize) -> LanePast<'_> {
-        let steps = || self.steps.iter().skip(self.steps.len().saturating_sub(length));
+        let steps = || newest(&self.steps, length);
         LanePast {
             backend: &self.backend,
             deployment: &self.deployment,
@@ -248,7 +296,7 @@ mod tests {
         let start = Instant::now();
         let mut history = History::default();
         for (second, lanes) in looks {
-            history.look(start + Duration::from_secs(second), &pool(lanes));
+            history.look(start + Duration::from_secs(second), &pool(lanes), second);
         }
         history
     }
@@ -274,6 +322,9 @@ mod tests {
         assert_eq!(lane["served"], serde_json::json!([8, 0, 0]));
         assert_eq!(lane["throttled"], serde_json::json!([1, 0, 0]));
         assert_eq!(lane["states"], "aca");
+        // One more of the callers' requests fails each second; at the first look there was none to compare with.
+        assert_eq!(told["failed"], serde_json::json!([4, 5, 5]));
+        assert_eq!(told["failed_total"], 14);
     }
 
     #[test]
@@ -301,7 +352,7 @@ mod tests {
         let start = Instant::now();
         let mut history = History::default();
         let ended: Vec<bool> = (0..=10)
-            .map(|second| history.look(start + Duration::from_secs(second), &pool(Vec::new())))
+            .map(|second| history.look(start + Duration::from_secs(second), &pool(Vec::new()), 7))
             .collect();
         let at: Vec<usize> = (0..=10).filter(|second| ended[*second]).collect();
         assert_eq!(at, [5, 10]);

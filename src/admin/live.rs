@@ -76,7 +76,7 @@ impl Live {
         }
         let pool = (doors.pool)();
         let mut piece = Vec::new();
-        if self.history.borrow_mut().look(now, &pool) && watched {
+        if self.history.borrow_mut().look(now, &pool, (doors.failed)()) && watched {
             event(&mut piece, "step", &self.history.borrow().newest());
         }
         if !watched {

@@ -56,6 +56,8 @@ pub struct Doors {
     pub pool: Rc<dyn Fn() -> PoolSnapshot>,
     /// How many state changes the pool has seen; cheap.
     pub changes: Rc<dyn Fn() -> u64>,
+    /// How many requests of callers have failed.
+    pub failed: Rc<dyn Fn() -> u64>,
     /// The status document for this pool.
     pub status: Rc<dyn Fn(&PoolSnapshot) -> StatusDocument>,
     /// The `OpenMetrics` document, as of now.
@@ -324,6 +326,7 @@ pub(super) mod tests {
             readiness: Rc::new(|| Readiness::Draining),
             pool: Rc::new(|| PoolSnapshot { in_flight: 0, backends: Vec::new() }),
             changes: Rc::new(|| 0),
+            failed: Rc::new(|| 0),
             status: Rc::new(|_| document()),
             metrics: Rc::new(|| "# EOF\n".to_owned()),
             set_drained: Rc::new(|_, _| false),

@@ -65,7 +65,7 @@
   // ---- what is known
 
   let doc = null, heard = 0;                    // the last document, and when it came (performance.now)
-  let past = { step: 5000, steps: 180, next: 0, ended: 0, lanes: new Map() };
+  let past = { step: 5000, steps: 180, next: 0, ended: 0, failed: [], total: 0, lanes: new Map() };
   const points = [];                            // totals of the last seconds, for rates
   const views = new Map();                      // by backend
   const full = new Map();                       // how long a cooldown was when first seen, by lane
@@ -94,10 +94,9 @@
       for (const lane of lanesOf(b)) lanes.set(key(b.name, lane.deployment ?? ""), [number(lane.requests_total), number(lane.tokens_total)]);
     }
     const tokens = number(doc.tokens.prompt_total) + number(doc.tokens.completion_total);
-    const point = { at: heard, uptime, requests: number(doc.callers.requests_total), failed: number(doc.callers.failed_total), tokens, lanes };
+    const point = { at: heard, uptime, requests: number(doc.callers.requests_total), tokens, lanes };
     points.push(point);
-    // A minute for what failed lately, the last ten seconds for rates.
-    while (points.length > 2 && heard - points[0].at > 60000) points.shift();
+    while (points.length > 2 && heard - points[0].at > 2 * RATE_MS) points.shift();
   }
   function before() { return points.find((p) => heard - p.at <= RATE_MS + 500) ?? points[0]; }
   function perSecond(read) {
@@ -110,8 +109,7 @@
   // ---- the top
 
   function headline() {
-    const backends = list(doc.backends), first = points[0], last = points[points.length - 1];
-    const failed = first ? Math.max(0, last.failed - first.failed) : 0;
+    const backends = list(doc.backends), failed = failedWithin(60000);
     const admitting = backends.filter(admits), away = awayFrom(backends);
     let tone = "good", text = "Everyone is being served";
     if (doc.draining) [tone, text] = ["warm", "Draining: this balancer is about to stop"];
@@ -132,7 +130,12 @@
     parts.push(...told);
     if (away.length > told.length) parts.push(`${away.length - told.length} more away`);
     put($("subline"), parts.join(" · "));
-    document.title = `${tone === "good" && away.length ? `${away.length} away` : text} – Sidestep`;
+    document.title = `${tone === "bad" ? "! " : ""}${tone === "good" && away.length ? `${away.length} away` : text} – Sidestep`;
+  }
+  /** Requests of callers that failed, since before this page was opened too. */
+  function failedWithin(ms) {
+    const steps = past.failed.slice(-Math.round(ms / past.step));
+    return steps.reduce((a, b) => a + b, 0) + Math.max(0, number(doc.callers.failed_total) - past.total);
   }
   const admits = (of) => stateOf(of) === "admitting" && of.credential !== "missing";
   /** Backends that are away as a whole, and single lanes of the others; those that are back first come first. */
@@ -398,7 +401,7 @@
   }
 
   function takePast(told) {
-    past = { step: number(told.step_ms) || 5000, steps: number(told.steps) || 180, next: number(told.next), ended: Date.now(), lanes: new Map() };
+    past = { step: number(told.step_ms) || 5000, steps: number(told.steps) || 180, next: number(told.next), ended: Date.now(), failed: list(told.failed), total: number(told.failed_total), lanes: new Map() };
     for (const lane of list(told.lanes)) {
       past.lanes.set(key(lane.backend, lane.deployment), { served: list(lane.served), throttled: list(lane.throttled), failed: list(lane.failed), states: String(lane.states ?? "") });
     }
@@ -408,6 +411,8 @@
     if (number(told.next) !== past.next + 1) return false;
     past.next++;
     past.ended = Date.now();
+    past.failed = [...past.failed, number(list(told.failed).at(-1))].slice(-past.steps);
+    past.total = number(told.failed_total);
     const seen = new Set();
     for (const lane of list(told.lanes)) {
       const id = key(lane.backend, lane.deployment);

@@ -352,12 +352,13 @@ impl Control {
 
     fn admin(&self) -> Admin {
         let (of_status, of_metrics, of_drain) = (self.view.clone(), self.view.clone(), self.view.clone());
-        let (of_pool, of_changes) = (self.view.clone(), self.view.clone());
+        let (of_pool, of_changes, of_failed) = (self.view.clone(), self.view.clone(), self.view.clone());
         let shared = Arc::clone(&self.view.shared);
         let doors = Doors {
             readiness: Rc::new(move || shared.health.readiness()),
             pool: Rc::new(move || of_pool.pool()),
             changes: Rc::new(move || of_changes.shared.pool().changes_so_far()),
+            failed: Rc::new(move || of_failed.metrics.totals().failed),
             status: Rc::new(move |pool| of_status.status(pool)),
             metrics: Rc::new(move || of_metrics.metrics()),
             set_drained: Rc::new(move |name, drained| of_drain.set_drained(name, drained)),

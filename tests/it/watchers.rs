@@ -117,6 +117,17 @@ fn a_step_of_the_past_is_told_when_it_has_ended() {
 }
 
 #[test]
+fn a_page_opened_after_failures_is_told_of_them() {
+    let front = two();
+    let mut watcher = Watcher::of(&front);
+    ["east", "west"].iter().for_each(|name| front.resource(name).fault(Fault::throttle_seconds(30)));
+    assert_eq!(chat(&front), 429);
+    while watcher.next().unwrap().0 != "step" {}
+    let (_, past) = Watcher::of(&front).next().unwrap();
+    assert_eq!((&past["failed"], &past["failed_total"]), (&[1].into(), &1.into()));
+}
+
+#[test]
 fn twenty_may_watch_and_the_next_is_told_so_until_one_leaves() {
     let front = two();
     let mut watchers: Vec<Watcher> = (0..20).map(|_| Watcher::of(&front)).collect();

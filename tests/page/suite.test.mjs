@@ -56,7 +56,7 @@ describe("the demo", () => {
     await until("all three backends have served gpt-4o", async () => (await page.locator(".deployment", { hasText: /^gpt-4o$/ }).count()) === 3);
     assert.deepEqual(await page.locator(".name").allTextContents(), BACKENDS);
     for (const name of BACKENDS) assert.match(await row(page, name).locator(".state").textContent(), /^(Admitting|Cooling, .*(left|any moment)|On trial: one request first)$/);
-    assert.equal(await page.textContent("#success"), "100 %");
+    await until("a request has succeeded", async () => (await page.textContent("#success")) === "100 %");
     await until("a quota is told", async () => /^\d[\d.,k]* of [\d.,]+k? tokens$/.test(await row(page, "east").locator(".quota").textContent()));
     assert.match(await row(page, "east").locator("p.number").nth(2).textContent(), /\d ms$/);
     assert.equal(await page.locator("h1").textContent(), "Everyone is being served");
@@ -138,7 +138,7 @@ describe("the demo", () => {
       const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
       assert.equal(ground, colorScheme === "light" ? "rgb(250, 249, 247)" : "rgb(19, 22, 25)");
       await page.locator("summary").first().click();
-      assert.match(await page.locator("details[open]").textContent(), /Address/);
+      await until("details are shown", async () => /Address/.test(await page.locator("details[open]").textContent()));
       assert.deepEqual(await violations(page), []);
       await page.setViewportSize({ width: 390, height: 844 });
       assert.deepEqual(await violations(page), []);
@@ -271,6 +271,27 @@ describe("a balancer with settings", () => {
       await page.context().close();
     } finally {
       watchers.forEach((stop) => stop.abort());
+      await balancer.stop();
+    }
+  });
+
+  test("failures of callers are the headline, for a minute, also on a page opened later", async () => {
+    const [callers, admin] = await freePorts(2);
+    const [url] = await simulate(["one"], '[[resources.faults]]\ntimes = 1\nfault = { kind = "status", status = 500 }');
+    const balancer = await serve(settings({ callers, admin, backends: [{ name: "one", url }] }));
+    try {
+      const chat = () => fetch(`http://127.0.0.1:${callers}/v1/chat/completions`, {
+        method: "POST", headers: { "content-type": "application/json" },
+        body: JSON.stringify({ model: "gpt-4o", messages: [{ role: "user", content: "hi" }] }),
+      });
+      assert.deepEqual([(await chat()).status, (await chat()).status], [500, 200]);
+      const page = await open(browser, `http://127.0.0.1:${admin}/`);
+      assert.equal(await page.textContent("h1"), "1 request failed in the last minute");
+      assert.equal(await page.textContent("#success"), "50.0 %");
+      assert.match(await page.textContent("#success-note"), /^1 failed of 2 requests/);
+      assert.match(await page.title(), /^! 1 request failed/);
+      await page.context().close();
+    } finally {
       await balancer.stop();
     }
   });
