@@ -21,6 +21,7 @@ const ASK: Ask<'static> = Ask {
     streamed: true,
     harmless: true,
     lowest_priority: None,
+    pin: None,
 };
 
 fn pool(count: usize) -> Pool {
@@ -114,6 +115,7 @@ fn judged(criterion: &mut Criterion) {
         body,
         service_tier: None,
         callers_credential: false,
+        looked_for: false,
     };
     criterion.bench_function("judge a 429", |bencher| {
         bencher.iter(|| judge(black_box(&answer), &ASK, &mut Attempts::default()));

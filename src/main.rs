@@ -21,7 +21,7 @@ const EXAMPLES: &str = "Examples:
   sidestep demo                         see it work, without an account
   BACKEND_1_URL=https://one.openai.azure.com BACKEND_1_APIKEY=… \\
   BACKEND_2_URL=https://two.openai.azure.com BACKEND_2_APIKEY=… sidestep
-  sidestep check --config sidestep.toml
+  sidestep check --config sidestep.toml --online
   sidestep --config sidestep.toml";
 
 #[derive(Args)]
@@ -40,7 +40,13 @@ enum Command {
     /// Run the balancer (the default command)
     Serve(Config),
     /// Say everything that is wrong with the settings, or show what was understood
-    Check(Config),
+    Check {
+        #[command(flatten)]
+        config: Config,
+        /// Also ask each backend, with its credential, whether it answers
+        #[arg(long)]
+        online: bool,
+    },
     /// Three simulated resources, the balancer in front, sample traffic, the live view
     Demo {
         /// Where callers find it (8080, or a free one)
@@ -84,7 +90,7 @@ fn main() -> ExitCode {
     let no_color = no_color.as_deref();
     ExitCode::from(match line.command.unwrap_or(Command::Serve(line.serve)) {
         Command::Serve(Config { config }) => commands::serve(config, &environment, no_color),
-        Command::Check(Config { config }) => commands::check(config, &environment),
+        Command::Check { config: Config { config }, online } => commands::check(config, online, &environment),
         Command::Demo { port, requests_per_second, seconds } => {
             demo(&DemoOptions { port, requests_per_second, seconds }, no_color)
         }

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::balance::PinCounts;
 use crate::telemetry::metrics::Totals;
 
 /// The whole document.
@@ -19,6 +20,8 @@ pub struct StatusDocument {
     pub uptime_seconds: f64,
     /// The callers' listener, as a URL.
     pub listen: String,
+    /// Of the callers' listener, when it speaks TLS.
+    pub certificate: Option<CertificateStatus>,
     /// The admin listener, as a URL.
     pub admin: Option<String>,
     /// A stop was asked for.
@@ -27,8 +30,40 @@ pub struct StatusDocument {
     pub callers: CallersStatus,
     /// Tokens of all callers.
     pub tokens: TokensStatus,
+    /// Of responses, files and the like, which live on one backend each.
+    pub objects: ObjectsStatus,
     /// In the order of the settings.
     pub backends: Vec<BackendStatus>,
+}
+
+/// What is known of objects that only one backend has.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ObjectsStatus {
+    /// Ids of which it is remembered where they live.
+    pub ids: usize,
+    /// Ids remembered as being nowhere.
+    pub absent: usize,
+    /// Requests that named only unknown ids, so that backends were asked in turn.
+    pub lookups_total: u64,
+}
+
+impl From<PinCounts> for ObjectsStatus {
+    fn from(counts: PinCounts) -> Self {
+        Self { ids: counts.ids, absent: counts.absent, lookups_total: counts.lookups }
+    }
+}
+
+/// The callers' listener's certificate.
+#[derive(Clone, Debug, Serialize)]
+pub struct CertificateStatus {
+    /// Its common name.
+    pub subject: Option<String>,
+    /// When it ends, milliseconds since 1970.
+    pub ends_ms: Option<u64>,
+    /// In less than 14 days, or ended already.
+    pub ends_soon: bool,
+    /// Why what is on disk now is not used.
+    pub problem: Option<String>,
 }
 
 /// What callers saw since the start.
@@ -98,6 +133,12 @@ pub struct BackendStatus {
     pub weight: u32,
     /// `ready` or `missing`.
     pub credential: &'static str,
+    /// Why no new token comes, where it is called with tokens.
+    pub credential_cause: Option<String>,
+    /// How long the present token is valid.
+    pub credential_valid_seconds: Option<u64>,
+    /// When the next one is asked for.
+    pub credential_next_try_seconds: Option<u64>,
     /// An operator has drained it.
     pub drained: bool,
     /// Attempts under way.
@@ -199,6 +240,9 @@ pub(super) mod tests {
             priority: 1,
             weight: 1,
             credential: "ready",
+            credential_cause: None,
+            credential_valid_seconds: Some(1_800),
+            credential_next_try_seconds: None,
             drained: false,
             in_flight: 0,
             state: "admitting",
@@ -216,10 +260,17 @@ pub(super) mod tests {
             now_ms: 1_790_000_000_000,
             uptime_seconds: 12.3,
             listen: "http://127.0.0.1:8080".into(),
+            certificate: Some(CertificateStatus {
+                subject: Some("gate.example".into()),
+                ends_ms: Some(1_800_000_000_000),
+                ends_soon: false,
+                problem: None,
+            }),
             admin: Some("http://127.0.0.1:9080".into()),
             draining: false,
             callers: CallersStatus::default(),
             tokens: TokensStatus::default(),
+            objects: ObjectsStatus::default(),
             backends: vec![backend],
         }
     }
@@ -227,12 +278,16 @@ pub(super) mod tests {
     #[test]
     fn the_document_has_exactly_the_agreed_fields() {
         let expected = r#"{"version":"0.1.0","now_ms":1790000000000,"uptime_seconds":12.3,
-            "listen":"http://127.0.0.1:8080","admin":"http://127.0.0.1:9080","draining":false,
+            "listen":"http://127.0.0.1:8080",
+            "certificate":{"subject":"gate.example","ends_ms":1800000000000,"ends_soon":false,"problem":null},
+            "admin":"http://127.0.0.1:9080","draining":false,
             "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,
                 "in_flight":0,"failovers_total":0,"exhausted_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
+            "objects":{"ids":0,"absent":0,"lookups_total":0},
             "backends":[{"name":"west","url":"https://west.openai.azure.com","priority":1,"weight":1,
-                "credential":"ready","drained":false,"in_flight":0,"state":"admitting",
+                "credential":"ready","credential_cause":null,"credential_valid_seconds":1800,
+                "credential_next_try_seconds":null,"drained":false,"in_flight":0,"state":"admitting",
                 "remaining_ms":null,"cause":null,"requests_total":2,"served_total":0,
                 "throttled_total":0,"failed_total":0,"tokens_total":0,
                 "lanes":[{"deployment":"gpt-4o","state":"cooling","remaining_ms":1500,

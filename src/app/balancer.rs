@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,17 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::admin::status::{BackendStatus, CallersStatus, StatusDocument, TokensStatus};
+use super::certificate::{ListenerCertificate, sentence};
+use crate::admin::status::{BackendStatus, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus};
 use crate::admin::{Admin, Doors};
-use crate::balance::{Pool, PoolSettings, PoolSnapshot};
+use crate::balance::{Pool, PoolSnapshot};
+use crate::identity::callers::Callers;
+use crate::identity::entra::{Pace, keep_fresh};
+use crate::identity::token::{Changed, Keeper, Slot};
+use crate::identity::{Credential, Presented, UnsendableCredential};
+use crate::net::certificate;
 use crate::net::connect::TlsProblem;
+use crate::net::names::Names;
 use crate::net::server::{ServerLimits, Stop, serve};
 use crate::net::upstream::Tls;
 use crate::net::workers::Workers;
@@ -63,12 +70,18 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The listener's certificate.
+    #[error("{0}")]
+    Certificate(String),
     /// Roots of trust.
     #[error(transparent)]
     Tls(#[from] TlsProblem),
-    /// An address or credential that HTTP cannot carry.
+    /// An address that HTTP cannot carry.
     #[error(transparent)]
     Edge(#[from] UnusableEdge),
+    /// A key that HTTP cannot carry.
+    #[error("backend {0}: {1}")]
+    Credential(Arc<str>, #[source] UnsendableCredential),
     /// The log level.
     #[error("{0}")]
     Log(#[from] DirectiveProblem),
@@ -107,12 +120,32 @@ struct View {
     sink: Sink,
     started: Instant,
     listen: SocketAddr,
+    certificate: Option<ListenerCertificate>,
     admin: Option<SocketAddr>,
+    /// By the pool's index: where a backend's token lies, if it is called with one.
+    tokens: Arc<Mutex<Vec<Option<Slot>>>>,
 }
 
 impl View {
     fn pool(&self) -> PoolSnapshot {
         self.shared.pool().snapshot(clock::now())
+    }
+
+    fn tokens(&self) -> Vec<Option<Slot>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the pool and the callers that wait which backends have a valid token.
+    fn tell_credentials(&self) {
+        let now = clock::now();
+        let ready = |slot: &Option<Slot>| slot.as_ref().is_none_or(|slot| slot.current(now).is_some());
+        self.shared.set_credentials(self.tokens().iter().map(ready));
+    }
+
+    /// Where callers find it.
+    fn url(&self) -> String {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.listen)
     }
 
     fn status(&self, snapshot: &PoolSnapshot) -> StatusDocument {
@@ -121,12 +154,28 @@ impl View {
             version: env!("CARGO_PKG_VERSION"),
             now_ms: clock::unix_ms(),
             uptime_seconds: clock::now().saturating_duration_since(self.started).as_secs_f64(),
-            listen: format!("http://{}", self.listen),
+            listen: self.url(),
+            certificate: self.certificate.as_ref().map(ListenerCertificate::status),
             admin: self.admin.map(|admin| format!("http://{admin}")),
             draining: self.shared.health.draining(),
             callers: CallersStatus::from(&totals),
             tokens: TokensStatus::from(&totals),
-            backends: snapshot.backends.iter().map(BackendStatus::from).collect(),
+            objects: ObjectsStatus::from(self.shared.pins().counts()),
+            backends: snapshot
+                .backends
+                .iter()
+                .zip(self.tokens().into_iter().chain(std::iter::repeat(None)))
+                .map(|(backend, slot)| {
+                    let state = slot.map(|slot| slot.state()).unwrap_or_default();
+                    let left = |at: Instant| at.saturating_duration_since(clock::now()).as_secs();
+                    BackendStatus {
+                        credential_cause: state.trouble.as_deref().map(str::to_owned),
+                        credential_valid_seconds: state.held.map(|held| left(held.expires)),
+                        credential_next_try_seconds: state.next.map(left),
+                        ..BackendStatus::from(backend)
+                    }
+                })
+                .collect(),
         }
     }
 
@@ -157,25 +206,43 @@ impl Balancer {
     /// # Errors
     /// What settings alone cannot rule out: an address in use, an unreadable `ca_file`.
     pub fn start(settings: Settings, sink: Sink) -> Result<Self, StartError> {
+        Self::start_with_names(settings, sink, Names::default())
+    }
+
+    /// The same; backends' names are looked up by `names`.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_with_names(settings: Settings, sink: Sink, names: Names) -> Result<Self, StartError> {
         let directives: Directives = settings.log.level.parse()?;
-        let tls = Tls::new(&settings.upstream)?;
-        let edges = edge_settings(&settings, tls, 0);
+        let tls = Tls::new(&settings.upstream)?.with_names(names.clone());
+        let mut keeper = Keeper::default();
+        let presented = presented(&settings, &mut keeper)?;
+        let tokens = Arc::new(Mutex::new(slots(&presented)));
+        let callers = Arc::new(Callers::new(settings.callers.clone(), settings.listen, None));
+        let edges = edge_settings(&settings, Arc::clone(&callers), presented, tls.clone(), 0);
+        let certificate = settings.tls.clone().map(ListenerCertificate::new).transpose();
+        let certificate = certificate.map_err(StartError::Certificate)?;
+        let listener_tls = certificate.as_ref().map(|certificate| certificate.tls().config());
         drop(Edge::new(edges.clone())?);
         let (listener, listen) = listen_on(settings.listen)?;
         let admin = settings.admin_listen.map(listen_on).transpose()?;
         let seed = fastrand::u64(..);
-        let shared = Arc::new(Shared::new(pool(settings.pool.clone(), seed)));
-        shared.health.set_credentials(settings.pool.backends.len());
+        let pool = Pool::new(settings.pool.clone(), seed);
+        let shared = Arc::new(Shared::new(pool, settings.pins));
         let view = View {
             shared,
             metrics: Arc::new(Metrics::new()),
             sink,
             started: clock::now(),
             listen,
+            certificate,
             admin: admin.as_ref().map(|(_, address)| *address),
+            tokens,
         };
+        view.tell_credentials();
         let (of_workers, format) = (view.clone(), settings.log.format);
-        let workers = Workers::start(settings.workers, settings.server, move |index| {
+        let workers = Workers::start(settings.workers, settings.server, listener_tls, move |index| {
             let worker = u16::try_from(index).unwrap_or(u16::MAX);
             Proxy::new(
                 Arc::clone(&of_workers.shared),
@@ -192,8 +259,12 @@ impl Balancer {
             view: view.clone(),
             token: settings.admin_token.clone(),
             settings,
+            names,
             generation: 0,
             workers,
+            keeper,
+            callers: CallersKeys { callers, fetching: None },
+            tls,
         };
         let listeners = (listener, admin.map(|(listener, _)| listener));
         let thread = std::thread::Builder::new()
@@ -207,6 +278,12 @@ impl Balancer {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// The same as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.view.url()
     }
 
     /// Where operators find it.
@@ -263,25 +340,42 @@ impl Drop for Balancer {
     }
 }
 
-fn pool(settings: PoolSettings, seed: u64) -> Pool {
-    let backends = settings.backends.len();
-    let mut pool = Pool::new(settings, seed);
-    (0..backends).for_each(|backend| pool.set_credential(backend, true));
-    pool
+/// How each backend is called; the sources of tokens get their slots.
+fn presented(settings: &Settings, keeper: &mut Keeper) -> Result<Vec<Presented>, StartError> {
+    let backends = settings.pool.backends.iter().zip(&settings.upstreams);
+    backends
+        .map(|(backend, upstream)| {
+            let presented = upstream.credential.presented(|settings| keeper.slot(settings));
+            presented.map_err(|error| StartError::Credential(Arc::clone(&backend.name), error))
+        })
+        .collect()
 }
 
-fn edge_settings(settings: &Settings, tls: Tls, generation: u32) -> EdgeSettings {
-    let backends = settings.pool.backends.iter().zip(&settings.upstreams);
+fn slots(presented: &[Presented]) -> Vec<Option<Slot>> {
+    let slot = |presented: &Presented| match presented {
+        Presented::Token(slot) => Some(slot.clone()),
+        Presented::Header(..) | Presented::Caller => None,
+    };
+    presented.iter().map(slot).collect()
+}
+
+fn edge_settings(
+    settings: &Settings,
+    callers: Arc<Callers>,
+    presented: Vec<Presented>,
+    tls: Tls,
+    generation: u32,
+) -> EdgeSettings {
+    let backends = settings.pool.backends.iter().zip(&settings.upstreams).zip(presented);
     let backends = backends
-        .map(|(backend, upstream)| {
+        .map(|((backend, upstream), presented)| {
             let (name, deployments) = (Arc::clone(&backend.name), backend.deployments.clone());
-            (name, upstream.origin.clone(), upstream.credential.clone(), deployments)
+            (name, upstream.origin.clone(), presented, deployments)
         })
         .collect();
     EdgeSettings {
         generation,
-        listen: settings.listen,
-        callers: settings.callers.clone(),
+        callers,
         proxy: settings.proxy.clone(),
         backends,
         tls,
@@ -309,8 +403,31 @@ struct Control {
     view: View,
     token: Option<SecretString>,
     settings: Settings,
+    names: Names,
     generation: u32,
     workers: Workers<Proxy>,
+    keeper: Keeper,
+    callers: CallersKeys,
+    tls: Tls,
+}
+
+/// What callers' tokens are checked with, kept fresh on the control thread.
+struct CallersKeys {
+    callers: Arc<Callers>,
+    fetching: Option<tokio::task::AbortHandle>,
+}
+
+impl CallersKeys {
+    /// Begins, in place of what was going on before.
+    fn fetch(&mut self, tls: &Tls) {
+        if let Some(before) = self.fetching.take() {
+            before.abort();
+        }
+        self.fetching = self.callers.entra_keys().map(|keys| {
+            let fetching = keep_fresh(Arc::clone(keys), tls.clone(), Pace::default());
+            tokio::task::spawn_local(fetching).abort_handle()
+        });
+    }
 }
 
 impl Control {
@@ -336,7 +453,9 @@ impl Control {
                 let serving = serve(listener, Rc::clone(&admin), limits, admin_stopped);
                 operators = Some((admin, tokio::task::spawn_local(serving)));
             }
+            self.callers.fetch(&self.tls);
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return false };
+            self.keep_tokens();
             self.view.shared.health.set_listening();
             let asked = self.serve(listener, &mut orders).await;
             if let Some((admin, serving)) = operators {
@@ -366,6 +485,13 @@ impl Control {
         Admin::new(self.view.admin.unwrap_or(self.view.listen), self.token.clone(), doors)
     }
 
+    /// Sources that have no task yet get theirs.
+    fn keep_tokens(&mut self) {
+        let view = self.view.clone();
+        let changed: Changed = Rc::new(move || view.tell_credentials());
+        self.keeper.run(&self.tls, &changed);
+    }
+
     async fn serve(
         &mut self,
         listener: tokio::net::TcpListener,
@@ -373,6 +499,9 @@ impl Control {
     ) -> bool {
         let (stop, stopped) = watch::channel(Stop::Run);
         let acceptor = self.workers.acceptor();
+        if let Some(certificate) = &self.view.certificate {
+            tokio::task::spawn_local(certificate.clone().watch());
+        }
         let accepting = tokio::task::spawn_local(async move { acceptor.accept(listener, stopped).await });
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -452,6 +581,7 @@ impl Control {
         };
         for (changed, key) in [
             (settings.listen != self.settings.listen, "server.listen"),
+            (settings.tls.is_some() != self.settings.tls.is_some(), "whether server.tls is set"),
             (settings.admin_listen != self.settings.admin_listen, "server.admin_listen"),
             (token(&settings) != token(&self.settings), "server.admin_token"),
             (settings.workers != self.settings.workers, "server.workers"),
@@ -462,9 +592,16 @@ impl Control {
                 return Err(StartError::Fixed(key));
             }
         }
-        let tls = Tls::new(&settings.upstream)?;
+        let certificate = settings.tls.clone().map(|tls| certificate::load(&tls).map(|loaded| (tls, loaded)));
+        let certificate =
+            certificate.transpose().map_err(|problem| StartError::Certificate(sentence(&problem)))?;
+        let tls = Tls::new(&settings.upstream)?.with_names(self.names.clone());
         let generation = self.generation + 1;
-        let edges = edge_settings(&settings, tls, generation);
+        let presented = presented(&settings, &mut self.keeper)?;
+        let slots = slots(&presented);
+        let before = Some(&*self.callers.callers);
+        let callers = Arc::new(Callers::new(settings.callers.clone(), settings.listen, before));
+        let edges = edge_settings(&settings, Arc::clone(&callers), presented, tls.clone(), generation);
         drop(Edge::new(edges.clone())?);
         // The workers know the new backends before the pool names them.
         let (ready, mut readied) = mpsc::unbounded_channel();
@@ -476,12 +613,26 @@ impl Control {
             readied.recv().await.ok_or(StartError::Stopping)?;
         }
         let backends = settings.pool.backends.len();
-        {
+        *self.view.tokens.lock().unwrap_or_else(PoisonError::into_inner) = slots;
+        let ids = {
             let mut pool = self.view.shared.pool();
             pool.reconfigure(clock::now(), settings.pool.clone());
-            (0..backends).for_each(|backend| pool.set_credential(backend, true));
+            pool.backend_ids()
+        };
+        self.view.shared.pins().reconfigure(settings.pins, ids);
+        self.view.tell_credentials();
+        let used = settings.upstreams.iter().filter_map(|upstream| match &upstream.credential {
+            Credential::Token(settings) => Some(settings),
+            Credential::ApiKey(_) | Credential::Caller => None,
+        });
+        self.keeper.retain(&used.collect::<Vec<_>>());
+        self.tls = tls;
+        self.keep_tokens();
+        self.callers = CallersKeys { callers, fetching: self.callers.fetching.take() };
+        self.callers.fetch(&self.tls);
+        if let (Some(ours), Some((tls, loaded))) = (&self.view.certificate, certificate) {
+            ours.take(tls, loaded);
         }
-        self.view.shared.health.set_credentials(backends);
         self.generation = generation;
         self.settings = settings;
         tracing::info!(backends, "settings reloaded");

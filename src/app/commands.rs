@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::balancer::Balancer;
-use super::fetch::Fetch;
+use super::fetch::{Fetch, TLS_REQUIRED};
 use crate::identity;
 use crate::settings::{self, Environment, Place, Settings, Source};
 use crate::simulator::{Simulator, SimulatorSettings};
@@ -59,13 +59,13 @@ fn load(config: Option<PathBuf>, environment: &Environment) -> Result<Settings, 
     })
 }
 
-/// `sidestep check`: what was understood, or everything that is wrong.
+/// `sidestep check`: what was understood, or everything that is wrong; with `online`, also what each backend says.
 #[must_use]
-pub fn check(config: Option<PathBuf>, environment: &Environment) -> u8 {
+pub fn check(config: Option<PathBuf>, online: bool, environment: &Environment) -> u8 {
     match load(config, environment) {
         Ok(settings) => {
             say(&settings::describe(&settings));
-            OK
+            if online && !super::online::ask(&settings) { FAILED } else { OK }
         }
         Err(code) => code,
     }
@@ -121,11 +121,9 @@ fn announce(settings: &Settings, balancer: &Balancer) {
     let version = env!("CARGO_PKG_VERSION");
     let admin =
         balancer.admin_address().map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
-    tracing::info!(version, listen = %format_args!("http://{}", balancer.address()), %admin, "listening");
+    tracing::info!(version, listen = %balancer.url(), %admin, "listening");
     for (backend, upstream) in settings.pool.backends.iter().zip(&settings.upstreams) {
-        let identity = match upstream.credential {
-            identity::Credential::ApiKey(_) => "api-key",
-        };
+        let identity = upstream.credential.word();
         tracing::info!(backend = %backend.name, url = %backend.url, priority = backend.priority, identity, "backend");
     }
     for note in &settings.notes {
@@ -311,6 +309,8 @@ pub fn health(url: Option<&str>, listen: Option<&str>) -> u8 {
     let url = url.unwrap_or(&own);
     match Fetch::new(url, "/healthz", None).and_then(|fetch| fetch.get()) {
         Ok(_) => OK,
+        // It lives, and says that it speaks TLS; whom its certificate names is not asked here.
+        Err(error) if error == TLS_REQUIRED => OK,
         Err(error) => {
             complain(&format!("{url}: {error}"));
             FAILED

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// So large it may be, in bytes.
 const LARGEST: usize = 16 * 1024 * 1024;
 
+/// A listener with TLS was asked in plain HTTP.
+pub(super) const TLS_REQUIRED: &str = "it speaks TLS: use https";
+
 /// A client for one address, on the calling thread.
 pub(super) struct Fetch {
     runtime: LocalRuntime,
@@ -72,6 +75,9 @@ impl Fetch {
                 let body = body.map_err(|_| "the answer broke off".to_owned())?.to_bytes();
                 match status {
                     StatusCode::OK => Ok(body),
+                    StatusCode::BAD_REQUEST if memchr::memmem::find(&body, b"\"tls_required\"").is_some() => {
+                        Err(TLS_REQUIRED.to_owned())
+                    }
                     StatusCode::UNAUTHORIZED => Err("401: set SIDESTEP_ADMIN_TOKEN".to_owned()),
                     other => Err(format!("answered {}", other.as_u16())),
                 }

@@ -50,6 +50,8 @@ impl Attempts {
 pub(super) enum Kept {
     /// "This deployment does not exist": only true when all say so.
     Absent,
+    /// "There is no such object": likewise.
+    NotThere,
     /// Any other.
     Other,
 }

@@ -13,7 +13,7 @@ pub(super) const REFUSED: Duration = Duration::from_secs(60);
 
 /// A backend's identity across reloads, where its index changes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct BackendId(pub(super) u32);
+pub struct BackendId(pub(super) u32);
 
 /// One refusal: 401 or 403 for one operation family.
 #[derive(Clone, Copy, Debug)]

@@ -95,7 +95,8 @@ impl<'a> View<'a> {
         group.members.iter().filter_map(move |&index| {
             let backend = self.backends.get(index)?;
             let lane = self.lanes.get(self.ways.get(index)?.as_ref()?.lane)?;
-            Some(Candidate { index, backend, lane })
+            let candidate = Candidate { index, backend, lane };
+            self.ask.pin.is_none_or(|pin| pin == backend.id).then_some(candidate)
         })
     }
 
@@ -107,7 +108,9 @@ impl<'a> View<'a> {
     pub(super) fn standing(self, candidate: &Candidate<'_>) -> Standing {
         let Candidate { backend, lane, .. } = candidate;
         let beyond = |lowest| backend.settings.priority > lowest;
-        if backend.drained || self.ask.lowest_priority.is_some_and(beyond) {
+        // Where one's own objects live is no spillover.
+        let spills = self.ask.pin.is_none() && self.ask.lowest_priority.is_some_and(beyond);
+        if backend.drained || spills {
             return Standing::OutOfUse;
         }
         if !backend.credential {

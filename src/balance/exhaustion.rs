@@ -74,6 +74,7 @@ struct Census {
     absent: u32,
     unsupported: u32,
     no_credential: u32,
+    drained: u32,
     drawn: Option<Instant>,
 }
 
@@ -83,6 +84,7 @@ impl Census {
         let cooling = view.serving().filter_map(|candidate| {
             let standing = view.standing(&candidate);
             census.count(standing);
+            census.drained += u32::from(candidate.backend.drained);
             match standing {
                 Standing::Cooling { until } => Some((until, choosing::weight(&candidate))),
                 _ => None,
@@ -110,7 +112,7 @@ impl Census {
 
 /// What to say to a request for which nothing was chosen.
 pub(super) fn exhausted(view: View<'_>, rng: &mut Rng) -> Exhausted {
-    if view.ways.iter().all(Option::is_none) {
+    if view.serving().next().is_none() {
         return Exhausted::Unserved;
     }
     let census = Census::take(view, rng);
@@ -151,8 +153,11 @@ fn cause(census: &Census, view: View<'_>) -> Cause {
     if census.no_credential > 0 {
         return Cause::NoCredential;
     }
-    if attempts.kept == Some(Kept::Absent) {
-        return Cause::Answered;
+    match attempts.kept {
+        // What a drained backend has must not be told to be nowhere.
+        Some(Kept::NotThere) if census.drained > 0 => return Cause::OutOfUse,
+        Some(Kept::NotThere | Kept::Absent) => return Cause::Answered,
+        Some(Kept::Other) | None => {}
     }
     if census.absent > 0 {
         return Cause::Absent;

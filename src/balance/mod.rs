@@ -14,7 +14,8 @@
 //! never a guess of ours.
 //!
 //! Reading order: `pool` (the walk), `choosing`, `exhaustion`, then what they look at: `lane`, `size`, `health`,
-//! `backend`, `routes`; beside them `verdict` and `cooldown`, which read answers and know no state.
+//! `backend`, `routes`; beside them `verdict` and `cooldown`, which read answers and know no state, and `pins`, which
+//! knows where objects live that only one backend has.
 
 mod attempts;
 mod backend;
@@ -24,6 +25,7 @@ mod cooldown;
 mod exhaustion;
 mod health;
 mod lane;
+mod pins;
 mod pool;
 mod reason;
 mod recent;
@@ -40,10 +42,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 pub use self::attempts::Attempts;
+pub use self::backend::BackendId;
 pub use self::change::Change;
 pub use self::cooldown::Told;
 pub use self::exhaustion::{Cause, Exhausted};
 pub use self::lane::{Quota, Tally};
+pub use self::pins::{PinCounts, PinSettings, Pins, Whereabouts};
 pub use self::pool::{Ask, Pick, Pool};
 pub use self::reason::{AttemptFailure, Reason};
 pub use self::recent::{Mishap, MishapSnapshot};

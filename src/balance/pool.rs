@@ -23,7 +23,7 @@ use super::reason::{AttemptFailure, Reason};
 use super::routes::{Lanes, Routes, Way};
 use super::snapshot::{self, PoolSnapshot};
 use super::verdict::Verdict;
-use super::{BackendSettings, PoolSettings};
+use super::{BackendSettings, Deployments, PoolSettings};
 
 /// What a request needs of a lane.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,8 @@ pub struct Ask<'a> {
     pub harmless: bool,
     /// The caller may not spill over beyond this priority.
     pub lowest_priority: Option<u32>,
+    /// What the request names lives on this backend: no other can serve it.
+    pub pin: Option<BackendId>,
 }
 
 /// A place on a lane, to be handed back exactly once.
@@ -66,6 +68,14 @@ pub struct Pick {
     family: &'static str,
     operation: &'static str,
     charge: u64,
+}
+
+impl Pick {
+    /// Which backend, whatever reload comes.
+    #[must_use]
+    pub fn backend_id(&self) -> BackendId {
+        self.id
+    }
 }
 
 /// Every backend, every lane, and what we believe about them.
@@ -206,7 +216,7 @@ impl Pool {
                     tally.tokens = tally.tokens.saturating_add(tokens);
                 });
             }
-            Verdict::PassedBack | Verdict::Elsewhere => {}
+            Verdict::PassedBack | Verdict::Elsewhere | Verdict::NotThere => {}
             Verdict::TierFull => self.tally(&pick, |tally| tally.throttled += 1),
             Verdict::TimedOut => self.tally(&pick, |tally| tally.failed += 1),
             Verdict::Throttled { told, quota } => self.throttled(now, &pick, told, quota, attempts),
@@ -270,6 +280,20 @@ impl Pool {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Every backend's lasting identity, in the order of the settings.
+    #[must_use]
+    pub fn backend_ids(&self) -> Vec<BackendId> {
+        self.backends.iter().map(|backend| backend.id).collect()
+    }
+
+    /// The deployments known from settings and traffic, in the callers' names; `None` where no setting names any, so
+    /// that nothing is known of what there is.
+    #[must_use]
+    pub fn deployments(&self) -> Option<Vec<Arc<str>>> {
+        let named = |backend: &Backend| matches!(backend.settings.deployments, Deployments::Named(_));
+        self.backends.iter().any(named).then(|| self.routes.known_names())
     }
 
     /// Takes a backend out of use, or back. Requests in flight there go on. An unknown position changes nothing.

@@ -38,7 +38,9 @@ pub enum Mishap {
 impl Mishap {
     fn of(verdict: &Verdict) -> Option<Self> {
         Some(match *verdict {
-            Verdict::Served { .. } | Verdict::PassedBack | Verdict::Elsewhere => return None,
+            Verdict::Served { .. } | Verdict::PassedBack | Verdict::Elsewhere | Verdict::NotThere => {
+                return None;
+            }
             Verdict::Throttled { told, .. } => Self::Throttled(told.reason),
             Verdict::TierFull => Self::TierFull,
             Verdict::TooLarge { .. } => Self::TooLarge,

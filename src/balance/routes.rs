@@ -223,6 +223,14 @@ impl Routes {
         }
     }
 
+    /// The names that were served once, or that the settings name, in order.
+    pub(super) fn known_names(&self) -> Vec<Arc<str>> {
+        let known = self.slots.iter().flatten().filter(|route| route.known);
+        let mut names: Vec<Arc<str>> = known.map(|route| Arc::clone(&route.name)).collect();
+        names.sort_unstable();
+        names
+    }
+
     fn make(&mut self, name: &str, backends: &mut [Backend], lanes: &mut Lanes) -> Found {
         let (mut served, mut new) = (false, 0);
         for backend in &*backends {

@@ -28,6 +28,8 @@ pub struct Answer<'a> {
     pub service_tier: Option<Tier>,
     /// The backend saw the caller's own credential (`identity = "caller"`), so 401 and 403 are the caller's business.
     pub callers_credential: bool,
+    /// It says that what the request names is not there, and nobody knows where it is: it is looked for.
+    pub looked_for: bool,
 }
 
 /// Service tiers whose 429s say nothing of the deployment's normal traffic.
@@ -118,6 +120,8 @@ pub enum Verdict {
     Unsupported,
     /// What the request refers to lives on another backend: nothing.
     Elsewhere,
+    /// The object that the request names is not there, and may be elsewhere: nothing.
+    NotThere,
 }
 
 impl Verdict {
@@ -139,6 +143,7 @@ impl Verdict {
             Self::Absent => "absent",
             Self::Unsupported => "unsupported",
             Self::Elsewhere => "elsewhere",
+            Self::NotThere => "not_there",
         }
     }
 }
@@ -165,11 +170,12 @@ pub fn judge(answer: &Answer<'_>, ask: &Ask<'_>, attempts: &mut Attempts) -> Jud
         401 | 403 if answer.callers_credential => (PassBack, Verdict::PassedBack),
         401 | 403 => (NextLane, Verdict::Refused { status }),
 
+        400 | 404 if answer.looked_for => (NextLane, Verdict::NotThere),
         404 if has_code(body, b"DeploymentNotFound") => (NextLane, Verdict::Absent),
         400 if has_code(body, b"OperationNotSupported") => (NextLane, Verdict::Unsupported),
         400 if has_code(body, b"invalid_encrypted_content") => (NextLane, Verdict::Elsewhere),
         // Which of the two statuses Azure gives to an unknown previous response is not documented.
-        400 | 404 if has_code(body, b"previous_response_not_found") => (NextLane, Verdict::Elsewhere),
+        400 | 404 if has_code(body, b"previous_response_not_found") => (NextLane, Verdict::NotThere),
 
         _ => (PassBack, Verdict::PassedBack),
     };
@@ -221,9 +227,13 @@ fn failed(answer: &Answer<'_>) -> Verdict {
 fn keeps(verdict: Verdict, attempts: &mut Attempts) -> bool {
     match verdict {
         Verdict::Refused { .. } => false,
-        Verdict::Absent if attempts.kept == Some(Kept::Other) => false,
+        Verdict::Absent | Verdict::NotThere if attempts.kept == Some(Kept::Other) => false,
         Verdict::Absent => {
             attempts.kept = Some(Kept::Absent);
+            true
+        }
+        Verdict::NotThere => {
+            attempts.kept = Some(Kept::NotThere);
             true
         }
         _ => {

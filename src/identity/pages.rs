@@ -45,6 +45,7 @@ impl Pages {
         names.peek().is_some()
             && names.all(|name| name.is_some_and(|name| self.known(name)))
             && headers.get_all(ORIGIN).into_iter().all(|origin| self.listed(origin))
+            && (headers.contains_key(ORIGIN) || !sent_by_a_foreign_page(headers))
     }
 
     /// The headers of the answer (204) to a preflight request of a listed page. Asked before keys are: a
@@ -93,6 +94,12 @@ impl Pages {
     }
 }
 
+/// A page that asks for an image or follows a link sends no `Origin`; its browser tells of it here. Another port of this
+/// machine is another page.
+fn sent_by_a_foreign_page(headers: &HeaderMap) -> bool {
+    headers.get_all("sec-fetch-site").into_iter().any(|site| site != "none" && site != "same-origin")
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderName;
@@ -139,6 +146,53 @@ mod tests {
         }
         assert!(!admitted(&pages, &[]), "no name at all");
         assert!(!admitted(&pages, &[("host", "localhost"), ("host", "evil.example")]));
+    }
+
+    #[test]
+    fn a_page_that_sends_no_origin_is_known_by_what_its_browser_says() {
+        let pages = pages(&["https://app.example"], true);
+        let sent = |site, more: &[(&'static str, &'static str)]| {
+            admitted(&pages, &[&[("host", "localhost"), ("sec-fetch-site", site)], more].concat())
+        };
+        assert!(
+            !sent("cross-site", &[]) && !sent("same-site", &[]) && !sent("cross-site", &[("origin", "null")])
+        );
+        assert!(sent("none", &[]), "somebody typed the address");
+        assert!(sent("cross-site", &[("origin", "https://app.example")]));
+    }
+
+    #[test]
+    fn names_are_compared_as_names_and_odd_spellings_of_an_address_are_none() {
+        let pages = pages(&["https://app.example"], true);
+        for host in [
+            "LOCALHOST:8080",
+            "localhost.",
+            "[::1]:8080",
+            "[0:0:0:0:0:0:0:1]",
+            "127.0.0.1:65535",
+            "APP.example",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(admitted(&pages, &[("host", host)]), "{host}");
+        }
+        for host in [
+            "evil.example.",
+            "localhost:8080:80",
+            "localhost@evil.example",
+            "evil.example:80@localhost",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "0.0.0.0:8080",
+            "[::]",
+            "[fe80::1%25lo]",
+            "[::1].evil.example",
+            "localhost evil.example",
+            "localhost,evil.example",
+            "xn--localhost",
+        ] {
+            assert!(!admitted(&pages, &[("host", host)]), "{host}");
+        }
     }
 
     #[test]

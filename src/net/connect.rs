@@ -1,5 +1,6 @@
 //! One new connection to a backend: name look-up, TCP, TLS.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -22,6 +24,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::names::{Names, in_turn};
+use super::seen::Seen;
 use super::upstream::Origin;
 
 /// A later address is tried beside an earlier one after this (RFC 8305, section 8).
@@ -49,9 +53,9 @@ pub enum ConnectError {
     /// The TLS handshake failed.
     #[error("TLS handshake failed")]
     Tls(#[source] io::Error),
-    /// All of it together took too long.
-    #[error("connect timed out")]
-    Timeout,
+    /// All of it together took too long; what was under way then.
+    #[error("{0} timed out")]
+    Timeout(&'static str),
     /// This process or machine has no file descriptor left: nobody else's failure.
     #[error("no file descriptor is left")]
     NoDescriptor(#[source] io::Error),
@@ -80,10 +84,7 @@ pub enum TlsProblem {
 ///
 /// A platform without readable roots is not an error here: plain backends need none, and a TLS backend then
 /// fails its handshake with a certificate error.
-///
-/// # Errors
-/// `ca_file` is unreadable or holds no usable certificate.
-pub fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsProblem> {
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsProblem> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(file) = ca_file {
@@ -94,21 +95,38 @@ pub fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsProblem> {
             roots.add(certificate).map_err(|error| TlsProblem::Certificate(file.to_path_buf(), error))?;
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    Ok(roots)
+}
+
+/// Trusts the roots of the platform plus those of `ca_file`. With `seen`, what backends show is noted there, whether
+/// it is trusted or not.
+///
+/// # Errors
+/// `ca_file` is unreadable or holds no usable certificate.
+pub fn tls_config(ca_file: Option<&Path>, seen: Option<Seen>) -> Result<ClientConfig, TlsProblem> {
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = roots(ca_file)?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&ring))
         .with_safe_default_protocol_versions()
-        .map_err(TlsProblem::Setup)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+        .map_err(TlsProblem::Setup)?;
+    // Without a root there is nothing to verify by, and the verifier is not made.
+    let Some(seen) = seen.filter(|_| !roots.is_empty()) else {
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+    };
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), ring)
+        .build()
+        .map_err(|error| TlsProblem::Setup(rustls::Error::General(error.to_string())))?;
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(seen.before(verifier)))
+        .with_no_client_auth())
 }
 
 /// What connections are made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub enum Connector {
-    /// Sockets.
-    #[default]
-    Network,
+    /// Sockets, at addresses that these tell.
+    Network(Names),
     /// Pipes within one thread, so that all of a balancer can run on paused time: a peer outside the runtime
     /// would make the clock jump.
     Memory(Rc<dyn InMemory>),
@@ -131,18 +149,22 @@ pub(crate) async fn connect(
     tls: &Arc<ClientConfig>,
     limit: Duration,
 ) -> Result<Socket, ConnectError> {
+    let step = Cell::new("name look-up");
     let connecting = async {
-        if let Connector::Memory(memory) = connector {
-            let stream = memory.connect(origin).await.map_err(unanswered)?;
-            return Ok(Socket::Memory { stream });
-        }
-        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((origin.host.as_str(), origin.port))
-            .await
-            .map_err(|error| {
-                if is_own_lack(&error) { ConnectError::NoDescriptor(error) } else { ConnectError::Dns(error) }
-            })?
-            .take(MOST_ADDRESSES)
-            .collect();
+        let names = match connector {
+            Connector::Network(names) => names,
+            Connector::Memory(memory) => {
+                let stream = memory.connect(origin).await.map_err(unanswered)?;
+                return Ok(Socket::Memory { stream });
+            }
+        };
+        let addresses = names.addresses(&origin.host).await.map_err(|error| {
+            if is_own_lack(&error) { ConnectError::NoDescriptor(error) } else { ConnectError::Dns(error) }
+        })?;
+        step.set("connect");
+        let mut addresses = in_turn(&addresses);
+        addresses.truncate(MOST_ADDRESSES);
+        let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, origin.port)).collect();
         let stream = first_to_answer(&addresses).await.map_err(unanswered)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
         // A convenience: without it a dead peer is noticed later.
@@ -151,13 +173,14 @@ pub(crate) async fn connect(
         if !origin.tls {
             return Ok(Socket::Plain { stream });
         }
+        step.set("TLS handshake");
         let name = ServerName::try_from(origin.host.clone())
             .map_err(|error| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let stream =
             TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(ConnectError::Tls)?;
         Ok(Socket::Tls { stream: Box::new(stream) })
     };
-    timeout(limit, connecting).await.unwrap_or(Err(ConnectError::Timeout))
+    timeout(limit, connecting).await.unwrap_or_else(|_| Err(ConnectError::Timeout(step.get())))
 }
 
 fn unanswered(error: io::Error) -> ConnectError {

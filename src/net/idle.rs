@@ -13,6 +13,11 @@ use tokio::time::{Instant, sleep};
 /// translation on the way (azure-openai.md 8: four minutes, calls on dead connections hang for a minute).
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 
+/// So old, a connection gets no further request, however busy it is: a name may have moved meanwhile (a private
+/// endpoint, a failover by DNS), and only a new connection finds out. With TLS sessions resumed, this costs nothing
+/// that could be measured.
+pub(crate) const LONGEST_LIFE: Duration = Duration::from_secs(300);
+
 /// How often idle connections are looked at, while there are any.
 const SWEEP: Duration = Duration::from_secs(15);
 

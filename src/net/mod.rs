@@ -2,8 +2,9 @@
 //!
 //! Owns: accepting connections and handing them to worker threads (`workers`), serving HTTP on one
 //! connection with its limits and its drain (`server`, `pacing`, `flow`, `parting`, `watched`, `stop`), the one seam
-//! to the backends (`upstream`, over `connect`, `idle` and `request_body`), and a WebSocket between the two (`tunnel`,
-//! `frames`).
+//! to the backends (`upstream`, over `connect`, `names`, `idle` and `request_body`), and a WebSocket between the two
+//! (`tunnel`, `frames`). Of TLS: the listener's certificate and its exchange (`certificate`, `handshake`), what a
+//! backend's says (`seen`, `x509`).
 //! Does not: know what a backend, a deployment or a cooldown is. Proxy, admin and simulator all stand on it.
 //!
 //! Everything on a worker is `!Send`: one thread, one current-thread runtime, its own upstream connections.
@@ -11,16 +12,21 @@
 //! path takes a lock of this room's.
 
 pub mod authority;
+pub mod certificate;
 pub mod connect;
 mod flow;
 pub(crate) mod frames;
+mod handshake;
 mod idle;
+pub mod names;
 mod pacing;
 mod parting;
 mod request_body;
+pub mod seen;
 pub mod server;
 pub mod stop;
 pub mod tunnel;
 pub mod upstream;
 mod watched;
 pub mod workers;
+pub mod x509;

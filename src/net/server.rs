@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::flow::{Flow, Flows, Held, HeldBody};
+use super::handshake::handshake;
 use super::pacing::{Answering, Pace, Paced};
 use super::parting::{SLOW_HEAD, part, refuse};
 pub use super::stop::{LocalStop, Stop};
@@ -107,7 +110,8 @@ pub async fn serve<H: Handler>(
             return;
         }
         let handler = Rc::clone(&handler);
-        tokio::task::spawn_local(serve_connection(stream, Peer { address }, handler, limits, local.ear()));
+        let ear = local.ear();
+        tokio::task::spawn_local(serve_connection(stream, Peer { address }, handler, limits, None, ear));
     })
     .await;
     local.tell(*stop.borrow_and_update());
@@ -175,16 +179,29 @@ impl AcceptPause {
     }
 }
 
-/// Serves one connection, HTTP/1.1 or (prior knowledge) HTTP/2, until it ends or `ear` hears otherwise.
+/// Serves one connection, HTTP/1.1 or HTTP/2 (by prior knowledge; over `tls` as was agreed), until it ends or `ear`
+/// hears otherwise.
 pub async fn serve_connection<H: Handler>(
     stream: TcpStream,
     peer: Peer,
     handler: Rc<H>,
     limits: ServerLimits,
+    tls: Option<Arc<ServerConfig>>,
     ear: super::stop::Ear,
 ) {
     // Each event of a stream must leave at once; an error here means the connection is already gone.
     let _gone = stream.set_nodelay(true);
+    if let Some(tls) = tls {
+        // Boxed: what it needs is needed for a moment only, and not by every connection.
+        let agreeing = Box::pin(handshake(stream, tls, limits.header_time, &ear));
+        let Some(stream) = agreeing.await else { return };
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            serve_http2(stream, peer, handler, limits, ear).await;
+        } else {
+            serve_http1(stream, peer, handler, limits, ear).await;
+        }
+        return;
+    }
     let http2 = match first_look(&stream, limits, &ear).await {
         Look::Http1 => false,
         Look::Http2 => true,
@@ -304,8 +321,8 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
     }
 }
 
-async fn serve_http2<H: Handler>(
-    stream: TcpStream,
+async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler>(
+    stream: S,
     peer: Peer,
     handler: Rc<H>,
     limits: ServerLimits,

@@ -24,11 +24,14 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::connect::{ConnectError, Connector, Socket, TlsProblem, connect, tls_config};
-use super::idle::Idle;
+use super::idle::{Idle, LONGEST_LIFE};
+use super::names::Names;
 use super::request_body::Waits;
 pub use super::request_body::{BodyTooLarge, RequestBody};
+use super::seen::Seen;
 use super::server::LocalExecutor;
 
 /// Read at once of an answer, and the bound of its head, in bytes. hyper's own 400 KiB would be held for every caller
@@ -69,11 +72,12 @@ impl Origin {
     }
 }
 
-/// TLS for all workers, made once.
+/// What the connections of all workers share, made once: whom they trust, sessions to resume, and names.
 #[derive(Clone, Debug)]
 pub struct Tls {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    names: Names,
 }
 
 impl Tls {
@@ -82,11 +86,34 @@ impl Tls {
     /// # Errors
     /// `ca_file` is unreadable or holds no usable certificate.
     pub fn new(settings: &UpstreamSettings) -> Result<Self, TlsProblem> {
-        let mut http1 = tls_config(settings.ca_file.as_deref())?;
+        Ok(Self::of(tls_config(settings.ca_file.as_deref(), None)?))
+    }
+
+    /// The same; what certificate a backend shows is noted in `seen`.
+    ///
+    /// # Errors
+    /// `ca_file` is unreadable or holds no usable certificate.
+    pub fn noting(settings: &UpstreamSettings, seen: Seen) -> Result<Self, TlsProblem> {
+        Ok(Self::of(tls_config(settings.ca_file.as_deref(), Some(seen))?))
+    }
+
+    fn of(mut http1: ClientConfig) -> Self {
         let mut http2 = http1.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
         http2.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { http1: Arc::new(http1), http2: Arc::new(http2) })
+        Self { http1: Arc::new(http1), http2: Arc::new(http2), names: Names::default() }
+    }
+
+    /// Names are looked up by these instead of by the operating system.
+    #[must_use]
+    pub fn with_names(self, names: Names) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Sockets at what names resolve to.
+    #[must_use]
+    pub fn network(&self) -> Connector {
+        Connector::Network(self.names.clone())
     }
 }
 
@@ -173,6 +200,8 @@ pub struct Upstream {
     connect_timeout: Duration,
     idle: Rc<Idle<Line>>,
     http2: RefCell<Vec<Trunk>>,
+    /// When an operator was last told why there is no connection.
+    told: Cell<Option<Instant>>,
 }
 
 /// The origin cannot stand in a request.
@@ -186,7 +215,7 @@ impl Upstream {
     /// # Errors
     /// The host is not one that HTTP can name.
     pub fn new(origin: Origin, tls: &Tls, connect_timeout: Duration) -> Result<Self, UnusableOrigin> {
-        Self::over(&Connector::Network, origin, tls, connect_timeout)
+        Self::over(&tls.network(), origin, tls, connect_timeout)
     }
 
     /// The same over another network than the machine's.
@@ -214,7 +243,20 @@ impl Upstream {
             connect_timeout,
             idle: Rc::default(),
             http2: RefCell::default(),
+            told: Cell::new(None),
         })
+    }
+
+    /// Whether an operator shall read why this failed: a cause that lies in names, certificates or TLS settings does
+    /// not go away by itself. Each worker says so once a minute.
+    pub fn is_worth_telling(&self, error: &SendError) -> bool {
+        const AGAIN: Duration = Duration::from_secs(60);
+        let lasting = matches!(error, SendError::Connect(ConnectError::Tls(_) | ConnectError::Dns(_)));
+        let due = lasting && self.told.get().is_none_or(|told| told.elapsed() >= AGAIN);
+        if due {
+            self.told.set(Some(Instant::now()));
+        }
+        due
     }
 
     /// Sends one request and waits for its answer's head. Dropping the future cancels the request.
@@ -267,12 +309,7 @@ impl Upstream {
             let trunk = self.open_http2(socket).await?;
             return self.send_http2(trunk, request, false).await;
         }
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MOST_READ)
-            .handshake(TokioIo::new(socket))
-            .await
-            .map_err(|error| SendError::new(error, false))?;
-        self.send_http1(Line { sender, connection: Box::pin(connection) }, request, false).await
+        self.send_http1(Line::over(socket).await?, request, false).await
     }
 
     /// Asks for a WebSocket, on a connection of its own. When the backend agrees, the answer holds the connection:
@@ -292,9 +329,7 @@ impl Upstream {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         let socket = connect(&self.connector, &self.origin, &self.http1_tls, self.connect_timeout).await?;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(socket)).await.map_err(|error| SendError::new(error, false))?;
-        self.send_http1(Line { sender, connection: Box::pin(connection) }, request, false).await
+        self.send_http1(Line::over(socket).await?, request, false).await
     }
 
     async fn send_http1(
@@ -347,7 +382,11 @@ impl Upstream {
         }
         let mut spare = false;
         kept.retain(|trunk| {
-            !trunk.sender.is_closed() && (trunk.streams() > 0 || !std::mem::replace(&mut spare, true))
+            let fresh = trunk.born.elapsed() < LONGEST_LIFE;
+            // One that is too old lives on until its last stream has ended.
+            fresh
+                && !trunk.sender.is_closed()
+                && (trunk.streams() > 0 || !std::mem::replace(&mut spare, true))
         });
         kept.iter().find(|trunk| trunk.streams() < trunk.most.get()).cloned()
     }
@@ -362,7 +401,8 @@ impl Upstream {
             .await
             .map_err(|error| SendError::new(error, false))?;
         let most = Rc::new(Cell::new(connection.current_max_send_streams()));
-        let trunk = Trunk { sender, most: Rc::clone(&most), places: Rc::default() };
+        let places = Rc::default();
+        let trunk = Trunk { sender, born: Instant::now(), most: Rc::clone(&most), places };
         tokio::task::spawn_local(poll_fn(move |cx| {
             // Each request on it hears of its end by itself.
             let ended = Pin::new(&mut connection).poll(cx).map(|_ended| ());
@@ -397,6 +437,7 @@ impl Upstream {
 #[derive(Clone, Debug)]
 struct Trunk {
     sender: http2::SendRequest<RequestBody>,
+    born: Instant,
     /// So many streams the peer allows.
     most: Rc<Cell<usize>>,
     places: Rc<()>,
@@ -414,11 +455,25 @@ impl Trunk {
 struct Line {
     sender: http1::SendRequest<RequestBody>,
     connection: Pin<Box<http1::Connection<TokioIo<Socket>, RequestBody>>>,
+    born: Instant,
+}
+
+impl Line {
+    async fn over(socket: Socket) -> Result<Self, SendError> {
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MOST_READ)
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| SendError::new(error, false))?;
+        Ok(Self { sender, connection: Box::pin(connection), born: Instant::now() })
+    }
 }
 
 impl super::idle::Alive for Line {
     fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.connection.as_mut().poll(cx).is_pending() && self.sender.is_ready()
+        self.born.elapsed() < LONGEST_LIFE
+            && self.connection.as_mut().poll(cx).is_pending()
+            && self.sender.is_ready()
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
@@ -30,6 +31,7 @@ pub struct Workers<H> {
     workers: Vec<Worker<H>>,
     threads: Vec<JoinHandle<()>>,
     limits: ServerLimits,
+    tls: bool,
 }
 
 /// Accepts for the workers.
@@ -37,6 +39,8 @@ pub struct Workers<H> {
 pub struct Acceptor<H> {
     workers: Vec<Worker<H>>,
     limits: ServerLimits,
+    /// Whoever is refused would not understand plain words.
+    tls: bool,
 }
 
 /// A way to one worker.
@@ -71,13 +75,15 @@ enum Order<H> {
 type Errand<H> = Box<dyn FnOnce(&Rc<H>) + Send>;
 
 impl<H: Handler> Workers<H> {
-    /// Starts the threads; `None` is one per core, at most four. `make` runs on each of them.
+    /// Starts the threads; `None` is one per core, at most four. Connections are encrypted by `tls`. `make` runs on
+    /// each thread.
     ///
     /// # Errors
     /// The operating system refuses a thread or a runtime.
     pub fn start(
         count: Option<NonZeroUsize>,
         limits: ServerLimits,
+        tls: Option<Arc<ServerConfig>>,
         make: impl Fn(usize) -> H + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let count = count.map_or_else(
@@ -88,7 +94,7 @@ impl<H: Handler> Workers<H> {
             .map(|index| {
                 let (orders, receiver) = mpsc::unbounded_channel();
                 let connections = Arc::new(AtomicUsize::new(0));
-                let (make, counted) = (make.clone(), Arc::clone(&connections));
+                let (make, counted, tls) = (make.clone(), Arc::clone(&connections), tls.clone());
                 let (started, starting) = std::sync::mpsc::channel();
                 let thread =
                     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -96,7 +102,7 @@ impl<H: Handler> Workers<H> {
                         {
                             Ok(runtime) => {
                                 let _heard = started.send(Ok(()));
-                                run(&runtime, receiver, &counted, limits, move || make(index));
+                                run(&runtime, receiver, &counted, (limits, tls), move || make(index));
                             }
                             Err(error) => {
                                 let _heard = started.send(Err(error));
@@ -109,7 +115,7 @@ impl<H: Handler> Workers<H> {
             .collect::<io::Result<Vec<_>>>()?
             .into_iter()
             .unzip();
-        Ok(Self { workers, threads, limits })
+        Ok(Self { workers, threads, limits, tls: tls.is_some() })
     }
 
     /// How many threads.
@@ -154,7 +160,7 @@ impl<H: Handler> Workers<H> {
     /// What accepts for them.
     #[must_use]
     pub fn acceptor(&self) -> Acceptor<H> {
-        Acceptor { workers: self.workers.clone(), limits: self.limits }
+        Acceptor { workers: self.workers.clone(), limits: self.limits, tls: self.tls }
     }
 }
 
@@ -171,7 +177,9 @@ impl<H: Handler> Acceptor<H> {
             return;
         };
         if connections(&self.workers) >= self.limits.connections.get() {
-            refuse(stream);
+            if !self.tls {
+                refuse(stream);
+            }
             return;
         }
         if let Ok(stream) = stream.into_std() {
@@ -186,7 +194,7 @@ fn run<H: Handler>(
     runtime: &LocalRuntime,
     mut orders: mpsc::UnboundedReceiver<Order<H>>,
     connections: &Arc<AtomicUsize>,
-    limits: ServerLimits,
+    (limits, tls): (ServerLimits, Option<Arc<ServerConfig>>),
     make: impl FnOnce() -> H,
 ) {
     runtime.block_on(async {
@@ -201,10 +209,10 @@ fn run<H: Handler>(
                 Some(Order::Serve(stream, address)) => {
                     let count = Counted(Arc::clone(connections));
                     if let Ok(stream) = TcpStream::from_std(stream) {
-                        let (handler, ear) = (Rc::clone(&handler), stop.ear());
+                        let (handler, ear, tls) = (Rc::clone(&handler), stop.ear(), tls.clone());
                         tokio::task::spawn_local(async move {
                             let _count = count;
-                            serve_connection(stream, Peer { address }, handler, limits, ear).await;
+                            serve_connection(stream, Peer { address }, handler, limits, tls, ear).await;
                         });
                     }
                 }

@@ -2,8 +2,8 @@
 //!
 //! Owns: paths and what they become upstream (`path`, `query`), what an operation is and whether repeating
 //! it doubles anything (`operations`), the few top-level keys of a JSON request that steer us (`body`,
-//! `multipart`), token counts in passing answers (`usage`), the events of a stream (`sse`) and the form of
-//! our own errors (`errors`).
+//! `multipart`), objects that live on one backend (`objects`, `ids`), token counts in passing answers (`usage`),
+//! the events of a stream (`sse`) and the form of our own errors (`errors`).
 //! Does not: choose a backend, judge an answer, check who may call, add credentials.
 //!
 //! Bodies are scanned, never parsed into a tree and never re-serialised: prompts are megabytes, the keys we
@@ -15,8 +15,10 @@
 
 mod body;
 pub mod errors;
+mod ids;
 mod json;
 mod multipart;
+mod objects;
 mod operations;
 mod path;
 mod query;
@@ -24,7 +26,9 @@ mod sse;
 mod usage;
 
 pub use body::{BodyProblem, BodyScan, Name, ServiceTier, replace_model, scan};
+pub use ids::{IdScanner, Told, named_in_body};
 pub use multipart::{multipart_boundary, multipart_model, replace_multipart_model};
+pub use objects::{PathObject, named_in_path, says_not_found};
 pub use operations::{Api, BodyKind, FAMILIES, Harmless, Operation};
 pub use path::{PathProblem, Route, is_deployment_name, route, strip_prefix};
 pub use query::api_key as query_api_key;

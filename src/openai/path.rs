@@ -139,6 +139,8 @@ pub fn route<'a>(method: &Method, path: &'a str, query: Option<&'a str>) -> Resu
         ("", if same(&path[second.clone()], "v1") { second.end } else { first.end })
     } else if same(&path[first.clone()], "v1") {
         ("/openai", first.end)
+    } else if is_foundry(&path, &first) {
+        ("", first.end)
     } else {
         known_bare(&path, &first)?;
         ("/openai/v1", 0)
@@ -248,6 +250,16 @@ fn segment(path: &str, from: usize) -> Range<usize> {
     start..end
 }
 
+/// `/models/chat/completions` and the like: the inference paths of a Foundry resource, which stay as they are.
+fn is_foundry(path: &str, first: &Range<usize>) -> bool {
+    let (second, third) = (segment(path, first.end), segment(path, segment(path, first.end).end));
+    let [second, third] = [second, third].map(|at| &path[at]);
+    let images = same(second, "images") && same(third, "embeddings");
+    let known =
+        (same(second, "chat") && same(third, "completions")) || (same(second, "embeddings") || images);
+    same(&path[first.clone()], "models") && known
+}
+
 fn known_bare(path: &str, first: &Range<usize>) -> Result<(), PathProblem> {
     let name = &path[first.clone()];
     let second = &path[segment(path, first.end)];
@@ -331,13 +343,16 @@ mod tests {
         /openai/v1/realtime - = realtime
         /openai/deployments - = models
         /openai/deployments/d d /openai/deployments/D2 models
+        /models/chat/completions - = chat
+        /models/embeddings - = embeddings
+        /models - /openai/v1/models models
         /openai/v1/brand_new - = other
     ";
 
     #[test]
     fn every_measured_client_is_understood() {
         let rows: Vec<&str> = MEASURED.lines().map(str::trim).filter(|row| !row.is_empty()).collect();
-        assert_eq!(rows.len(), 37);
+        assert_eq!(rows.len(), 40);
         for row in rows {
             let mut words = row.split(' ');
             let [path, deployment, there, name] = [(); 4].map(|()| words.next().unwrap());

@@ -15,12 +15,14 @@ use super::edge::Edge;
 use super::error::ProxyError;
 use super::headers;
 use super::ledger::Ledger;
+use super::objects::Bond;
 use super::place::Place;
 use super::prelude::{self, Opened};
 use super::request::Understood;
 use crate::balance::{
     Answer as Told, Ask, AttemptFailure, Attempts, Judgement, Next, Tier, Verdict, judge, judge_failure,
 };
+use crate::identity::Presented;
 use crate::net::connect::ConnectError;
 use crate::net::upstream::{Answer, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
@@ -45,6 +47,7 @@ pub(super) struct Attempt<'a> {
     pub(super) api: Api,
     pub(super) deadline: Instant,
     pub(super) place: Place,
+    pub(super) bond: &'a Bond,
 }
 
 /// What comes of it.
@@ -95,6 +98,11 @@ impl Attempt<'_> {
         }
         match waiting(ledger, self.exchange(understood, sent)).await {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
+            // Its token ended since it was picked; the next lane has another.
+            Err(Broken::NoToken) => {
+                self.abandon(ledger);
+                Outcome::Next(None)
+            }
             Err(Broken::OutOfTime) => {
                 self.close(Verdict::TimedOut, attempts, ledger);
                 Outcome::Stop(ProxyError::UpstreamTimeout)
@@ -131,14 +139,20 @@ impl Attempt<'_> {
         let limit = [first_byte, first_event].into_iter().flatten().chain([self.deadline]).min();
         let limit = limit.unwrap_or(self.deadline);
         let mut reuse = Reuse::Allowed;
+        let mut renewed = false;
         loop {
+            let now = clock::now();
+            let Some(with) = backend.credential(now, &self.parts.headers, &self.edge.callers) else {
+                return Err(Broken::NoToken);
+            };
             let Some(target) = understood.target(self.parts, &backend.path_prefix, there) else {
                 return Err(Broken::Attempt(AttemptFailure::Malformed));
             };
             let Some(body) = understood.body(there) else {
                 return Err(Broken::RequestBody(ProxyError::BrokenBody));
             };
-            let mut head = headers::upstream(&self.parts.headers, &settings.forward_headers, backend);
+            let forwarded = &settings.forward_headers;
+            let mut head = headers::upstream(&self.parts.headers, forwarded, backend, with.header);
             let sending = async {
                 if understood.socket {
                     headers::socket(&self.parts.headers, &mut head);
@@ -147,7 +161,14 @@ impl Attempt<'_> {
                 backend.upstream.send(self.parts.method.clone(), target, head, body, reuse).await
             };
             let error = match timeout_at(limit.into(), sending).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => {
+                    let rejected = with.token.filter(|_| response.status() == StatusCode::UNAUTHORIZED);
+                    if !renewed && understood.repeatable() && backend.renewed(rejected, limit).await {
+                        renewed = true;
+                        continue;
+                    }
+                    return Ok(response);
+                }
                 Ok(Err(error)) => error,
                 Err(_) if limit == self.deadline => return Err(Broken::OutOfTime),
                 Err(_) if Some(limit) == first_byte => {
@@ -164,7 +185,11 @@ impl Attempt<'_> {
                 reuse = Reuse::Never;
                 continue;
             }
-            tracing::debug!(backend = %self.edge.names[pick.backend], error = %chain(&error), "attempt failed");
+            let name = &self.edge.names[pick.backend];
+            if backend.upstream.is_worth_telling(&error) {
+                tracing::warn!(backend = %name, error = %chain(&error), "no connection to the backend");
+            }
+            tracing::debug!(backend = %name, error = %chain(&error), "attempt failed");
             return Err(broken(&error));
         }
     }
@@ -309,7 +334,10 @@ impl Attempt<'_> {
             ServiceTier::Flex => Tier::Flex,
             ServiceTier::Priority => Tier::Priority,
         });
-        let told = Told { status, headers, body, service_tier, callers_credential: false };
+        let looked_for = self.bond.is_looked_for(self.place.pick().backend_id(), status, body);
+        let backend = &self.edge.backends[self.place.pick().backend];
+        let callers_credential = matches!(backend.credential, Presented::Caller);
+        let told = Told { status, headers, body, service_tier, callers_credential, looked_for };
         judge(&told, self.ask, attempts)
     }
 
@@ -386,6 +414,9 @@ impl Attempt<'_> {
         let backend = self.number(ledger);
         let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
         let now = clock::now();
+        if let Some(mut noting) = self.bond.served(self.place.pick().backend_id(), &head) {
+            noting.feed(&body);
+        }
         let mut usage = UsageScanner::default();
         usage.feed(&body);
         let tokens = entry.count_tokens(usage.usage(), 0);
@@ -427,6 +458,7 @@ impl Attempt<'_> {
         entry.tried(backend, verdict.word());
         entry.commit(clock::now(), head.status, backend);
         let explain = self.explain();
+        let noting = self.bond.served(self.place.pick().backend_id(), &head);
         let mut head = head;
         let stream = is_event_stream(&head.headers).then_some(self.api);
         if stream.is_some() {
@@ -436,7 +468,7 @@ impl Attempt<'_> {
         finish_head(&mut head.headers, explain, &entry);
         let idle = self.edge.settings.stream_idle_timeout;
         let open = (verdict, self.place, std::mem::take(attempts), entry);
-        let committed = Committed::new(answer, held, stream, idle, open);
+        let committed = Committed::new(answer, held, stream, idle, open).noting(noting);
         Outcome::Commit(Box::new(Response::from_parts(head, ProxyBody::Committed(Box::new(committed)))))
     }
 }
@@ -448,6 +480,8 @@ enum Broken {
     RequestBody(ProxyError),
     /// By us: no file descriptor is left.
     OwnLack,
+    /// There is no valid token for this backend.
+    NoToken,
     OutOfTime,
 }
 
@@ -465,7 +499,7 @@ fn broken(error: &SendError) -> Broken {
         SendError::Connect(ConnectError::Refused(_)) => AttemptFailure::Refused,
         SendError::Connect(ConnectError::Dns(_)) => AttemptFailure::Dns,
         SendError::Connect(ConnectError::Tls(_)) => AttemptFailure::Tls,
-        SendError::Connect(ConnectError::Timeout) => AttemptFailure::ConnectTimeout,
+        SendError::Connect(ConnectError::Timeout(_)) => AttemptFailure::ConnectTimeout,
         SendError::Connect(ConnectError::Tcp(_)) => AttemptFailure::Connect,
         SendError::Connect(ConnectError::NoDescriptor(_)) => return Broken::OwnLack,
         SendError::Closed { .. } | SendError::Unprocessed(_) => AttemptFailure::Closed,

@@ -14,6 +14,7 @@ use memchr::memmem;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ledger::Ledger;
+use super::objects::Noting;
 use super::place::Place;
 use super::prelude::Held;
 use super::socket::Agreed;
@@ -92,6 +93,7 @@ pub struct Committed {
     events: Option<EventScanner>,
     api: Api,
     usage: UsageScanner,
+    noting: Option<Box<Noting>>,
     events_passed: u64,
     idle: Option<Duration>,
     /// Armed when the backend is silent for the first time; moved only when it fires.
@@ -149,6 +151,7 @@ impl Committed {
             events: stream.map(EventScanner::new),
             api: stream.unwrap_or(Api::Other),
             usage: UsageScanner::default(),
+            noting: None,
             events_passed: 0,
             idle,
             timer: None,
@@ -158,6 +161,12 @@ impl Committed {
         // An answer without a body is never polled.
         committed.end_if_whole();
         committed
+    }
+
+    /// What reads the ids that pass.
+    pub(super) fn noting(mut self, noting: Option<Box<Noting>>) -> Self {
+        self.noting = noting;
+        self
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -202,6 +211,9 @@ impl Committed {
                 self.quiet_since = None;
                 if let Some(data) = frame.data_ref() {
                     self.usage.feed(data);
+                    if let Some(noting) = &mut self.noting {
+                        noting.feed(data);
+                    }
                     if let Some(events) = &mut self.events {
                         events.pass(data);
                         self.events_passed += memmem::find_iter(data, b"data:").count() as u64;

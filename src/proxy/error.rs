@@ -8,14 +8,37 @@ use thiserror::Error;
 
 use super::committed::ProxyBody;
 use super::headers::{RETRY_AFTER_MS, SHOULD_RETRY};
+use crate::identity::callers::Refusal;
+use crate::identity::entra::Doubt;
+use crate::identity::limits::{Measure, Reached};
 use crate::openai::{BodyProblem, PathProblem, errors};
 
 /// Why a request is answered here. The text of each is what the caller reads.
 #[derive(Clone, Copy, Debug, Error)]
 pub enum ProxyError {
     /// 401
-    #[error("Access denied: no valid key of this balancer was given.")]
-    Unauthorized,
+    #[error("Access denied: no valid key or token for this balancer was given.")]
+    Unauthorized(Option<Doubt>),
+    /// 503
+    #[error("This balancer cannot check tokens yet. Please retry after 1 second.")]
+    KeysMissing,
+    /// 403
+    #[error("This caller may not use this kind of operation.")]
+    ForbiddenOperation,
+    /// 403
+    #[error("This caller may not use this deployment.")]
+    ForbiddenDeployment,
+    /// 429
+    #[error("This caller's limit of {measure} per minute is reached. Please retry after {} seconds.", seconds(*wait))]
+    CallerLimit {
+        /// Which limit.
+        measure: Measure,
+        /// When to come back.
+        wait: Duration,
+    },
+    /// 429
+    #[error("The request alone is larger than this caller's limit of {0} per minute.")]
+    AboveCallerLimit(Measure),
     /// 403
     #[error("Web pages may not call this balancer.")]
     ForeignPage,
@@ -71,6 +94,18 @@ pub enum ProxyError {
         wait: Duration,
     },
     /// 429
+    #[error("The backend that has what this request names is rate limited. Please retry after {} seconds.", seconds(*wait))]
+    OwnerThrottled {
+        /// When to come back.
+        wait: Duration,
+    },
+    /// 404, or 400 where Azure says so
+    #[error("{}", if *previous { "The previous response was not found." } else { "No object with this id was found." })]
+    NoSuchObject {
+        /// It is the response to be continued.
+        previous: bool,
+    },
+    /// 429
     #[error("The request is too large for every backend at the moment.")]
     TooLargeNow,
     /// 502
@@ -83,6 +118,9 @@ pub enum ProxyError {
     #[error("The backends are recovering. Please retry after 1 second.")]
     Resting,
     /// 503
+    #[error("No backend's credential is available. Please retry after 1 second.")]
+    NoCredential,
+    /// 503
     #[error("No backend is in use.")]
     NoBackend,
     /// 504
@@ -90,14 +128,35 @@ pub enum ProxyError {
     UpstreamTimeout,
 }
 
+impl From<Refusal> for ProxyError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoKey => Self::Unauthorized(None),
+            Refusal::Token(doubt) => Self::Unauthorized(Some(doubt)),
+            Refusal::KeysMissing => Self::KeysMissing,
+        }
+    }
+}
+
+impl From<Reached> for ProxyError {
+    fn from(Reached { measure, wait }: Reached) -> Self {
+        match wait {
+            Some(wait) => Self::CallerLimit { measure, wait },
+            None => Self::AboveCallerLimit(measure),
+        }
+    }
+}
+
 impl ProxyError {
     /// The status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::ForeignPage => StatusCode::FORBIDDEN,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::ForeignPage | Self::ForbiddenOperation | Self::ForbiddenDeployment => StatusCode::FORBIDDEN,
             Self::Path(problem) => problem.status(),
+            Self::NoSuchObject { previous: false } => StatusCode::NOT_FOUND,
+            Self::NoSuchObject { previous: true } => StatusCode::BAD_REQUEST,
             Self::Body(_)
             | Self::DeploymentName
             | Self::Compressed
@@ -109,11 +168,18 @@ impl ProxyError {
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge | Self::NameTooFar => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnknownDeployment => StatusCode::NOT_FOUND,
-            Self::Throttled { .. } | Self::TooLargeNow => StatusCode::TOO_MANY_REQUESTS,
+            Self::Throttled { .. }
+            | Self::OwnerThrottled { .. }
+            | Self::TooLargeNow
+            | Self::CallerLimit { .. }
+            | Self::AboveCallerLimit(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamFailed | Self::BackendRefused => StatusCode::BAD_GATEWAY,
-            Self::Full | Self::Overloaded | Self::Resting | Self::NoBackend => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Full
+            | Self::Overloaded
+            | Self::Resting
+            | Self::NoCredential
+            | Self::NoBackend
+            | Self::KeysMissing => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -122,7 +188,12 @@ impl ProxyError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Unauthorized => "401",
+            Self::Unauthorized(_) => "401",
+            Self::KeysMissing => "token_keys_missing",
+            Self::ForbiddenOperation => "operation_not_allowed",
+            Self::ForbiddenDeployment => "deployment_not_allowed",
+            Self::CallerLimit { .. } => "caller_limit",
+            Self::AboveCallerLimit(_) => "above_caller_limit",
             Self::ForeignPage => "foreign_page",
             Self::Path(PathProblem::NotFound) => "404",
             Self::Path(_) => "invalid_path",
@@ -136,13 +207,25 @@ impl ProxyError {
             Self::Full | Self::Overloaded => "overloaded",
             Self::UnknownDeployment => "DeploymentNotFound",
             Self::Unsupported => "OperationNotSupported",
-            Self::Throttled { .. } => "429",
+            Self::Throttled { .. } | Self::OwnerThrottled { .. } => "429",
+            Self::NoSuchObject { previous: true } => "previous_response_not_found",
+            Self::NoSuchObject { previous: false } => "not_found",
             Self::TooLargeNow => "request_too_large_now",
             Self::UpstreamFailed => "backend_failed",
             Self::BackendRefused => "backend_refused",
             Self::Resting => "backends_resting",
+            Self::NoCredential => "no_credential",
             Self::NoBackend => "no_backend",
             Self::UpstreamTimeout => "backend_timeout",
+        }
+    }
+
+    /// What the log says of it; the caller is not told what is wrong with a token.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unauthorized(Some(doubt)) => doubt.word(),
+            other => other.code(),
         }
     }
 
@@ -164,15 +247,15 @@ impl ProxyError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            Self::Throttled { wait } => {
+            Self::Throttled { wait } | Self::OwnerThrottled { wait } | Self::CallerLimit { wait, .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(*wait)));
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(milliseconds(*wait)));
             }
-            Self::Full | Self::Overloaded | Self::Resting => {
+            Self::Full | Self::Overloaded | Self::Resting | Self::NoCredential | Self::KeysMissing => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
             }
             // Worth another try only with a smaller request: the SDKs are told so.
-            Self::TooLargeNow => {
+            Self::TooLargeNow | Self::AboveCallerLimit(_) => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             _ => {}

@@ -45,7 +45,12 @@ static UPSTREAM: [HeaderName; 8] = [
 ];
 
 /// The headers for one backend: the listed ones, the operator's, and that backend's credential alone.
-pub(super) fn upstream(from: &HeaderMap, forwarded: &[HeaderName], backend: &EdgeBackend) -> HeaderMap {
+pub(super) fn upstream(
+    from: &HeaderMap,
+    forwarded: &[HeaderName],
+    backend: &EdgeBackend,
+    credential: Option<(HeaderName, HeaderValue)>,
+) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     for name in UPSTREAM.iter().chain(forwarded) {
         for value in from.get_all(name) {
@@ -57,8 +62,9 @@ pub(super) fn upstream(from: &HeaderMap, forwarded: &[HeaderName], backend: &Edg
     if let Some(there) = there.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(IMAGE_DEPLOYMENT, there);
     }
-    let (name, value) = &backend.credential;
-    headers.insert(name.clone(), value.clone());
+    if let Some((name, value)) = credential {
+        headers.insert(name, value);
+    }
     headers
 }
 

@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 
 use super::edge::Edge;
 use super::error::ProxyError;
+use crate::identity::limits::Turn;
 use crate::net::stop::{Ear, LocalStop};
 use crate::openai::Usage;
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNotes, Ended, Tokens};
@@ -35,6 +36,8 @@ pub(super) struct Ledger {
     pub(super) id: RequestId,
     method: Method,
     pub(super) caller: Option<Arc<str>>,
+    /// What the caller's limits were charged.
+    pub(super) turn: Option<Turn>,
     pub(super) operation: &'static str,
     pub(super) deployment: Option<Arc<str>>,
     pub(super) started: Instant,
@@ -67,6 +70,7 @@ impl Ledger {
             later: Vec::new(),
             method,
             caller: None,
+            turn: None,
             operation: "unknown",
             deployment: None,
             started,
@@ -152,14 +156,36 @@ impl Ledger {
         self.tokens.map_or(0, |tokens| tokens.prompt.saturating_add(tokens.completion))
     }
 
+    /// The answer is ours, and a good one.
+    pub(super) fn answer_here(&mut self, status: StatusCode) {
+        let now = clock::now();
+        self.waits(now);
+        self.first_byte = Some(now.saturating_duration_since(self.started));
+        self.status = status.as_u16();
+        self.end(now, Ended::AnsweredHere);
+    }
+
     /// The answer is ours.
     pub(super) fn refuse(&mut self, error: &ProxyError) {
         let now = clock::now();
         self.waits(now);
         self.first_byte = Some(now.saturating_duration_since(self.started));
         self.status = error.status().as_u16();
-        self.error = Some(error.code());
+        self.error = Some(error.word());
         self.end(now, Ended::AnsweredHere);
+    }
+
+    /// Corrects what the caller's limits were charged: what was refused took nothing, and where an answer does not tell
+    /// what it took, the estimate stands.
+    fn settle(&mut self, now: Instant, ended: Ended) {
+        let Some(turn) = self.turn.take() else { return };
+        match self.tokens {
+            Some(tokens) => turn.settle(now, tokens.prompt.saturating_add(tokens.completion)),
+            None if ended == Ended::AnsweredHere || self.status >= 400 || self.attempts.count() == 0 => {
+                turn.settle(now, 0);
+            }
+            None => {}
+        }
     }
 
     /// Writes the record; the first call counts.
@@ -167,6 +193,7 @@ impl Ledger {
         if std::mem::replace(&mut self.written, true) {
             return;
         }
+        self.settle(now, ended);
         let with_later: Vec<Arc<str>>;
         let backends = if self.later.is_empty() {
             &self.edge.names

@@ -1,20 +1,24 @@
 //! One request from top to bottom.
 //!
-//! Owns: the walk (this file), what a request is and which backend may get its bytes (`request`, `headers`),
-//! one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`), the committed body
-//! (`committed`), a WebSocket (`socket`), the place on a lane that is always handed back (`place`), the one record per request
-//! (`ledger`), and our own answers (`error`).
+//! Owns: the walk (this file), what a caller may do (`admission`), what a request is and which backend may get its
+//! bytes (`request`, `headers`), one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`),
+//! the committed body (`committed`), a WebSocket (`socket`), the place on a lane that is always handed back (`place`),
+//! what lives on one backend only (`objects`), the one record per request (`ledger`), and our own answers (`error`,
+//! `models`).
 //! Does not: choose (`balance`), know the API (`openai`), open sockets (`net`), know keys (`identity`).
 //!
 //! The walk is a plain function, not layers: picking, sending and judging depend on each other, and a missing
 //! field does not compile. Nothing here is `Send`: a request lives and ends on one worker.
 
+mod admission;
 mod attempt;
 mod committed;
 mod edge;
 mod error;
 mod headers;
 mod ledger;
+mod models;
+mod objects;
 mod place;
 mod prelude;
 mod request;
@@ -29,15 +33,17 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio::time::timeout_at;
 
 use self::attempt::{Attempt, KeptAnswer};
 pub use self::committed::ProxyBody;
 pub use self::edge::{Edge, EdgeSettings, UnusableEdge};
 pub use self::error::ProxyError;
 use self::ledger::{Desk, Ledger};
+use self::objects::Bond;
 use self::request::{Body, Understood};
-use crate::balance::{Ask, Attempts, Cause, Exhausted, Pool};
-use crate::identity::callers::Admission;
+use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
 use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
@@ -45,6 +51,9 @@ use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::request_id::RequestIds;
+
+/// A request that comes before the first token waits so long for it.
+const CREDENTIAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How requests are treated; `[retry]`, parts of `[server]`, `[upstream]` and `[limits]`.
 #[derive(Clone, Debug)]
@@ -77,22 +86,50 @@ pub struct ProxySettings {
 #[derive(Debug)]
 pub struct Shared {
     pool: Mutex<Pool>,
+    pins: Mutex<Pins>,
     /// Whether we are listening, draining, able.
     pub health: Health,
     /// Bytes of all buffered bodies together.
     buffered: AtomicUsize,
+    /// Told when a backend gets its credential, or loses it.
+    credentials: watch::Sender<()>,
 }
 
 impl Shared {
     /// Nothing is buffered yet.
     #[must_use]
-    pub fn new(pool: Pool) -> Self {
-        Self { pool: Mutex::new(pool), health: Health::default(), buffered: AtomicUsize::new(0) }
+    pub fn new(pool: Pool, pins: PinSettings) -> Self {
+        let pins = Mutex::new(Pins::new(pins, pool.backend_ids()));
+        Self {
+            pool: Mutex::new(pool),
+            pins,
+            health: Health::default(),
+            buffered: AtomicUsize::new(0),
+            credentials: watch::Sender::new(()),
+        }
+    }
+
+    /// Where objects live. Held like the pool, and never together with it.
+    pub fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of all buffered bodies together, now.
     pub fn buffered(&self) -> usize {
         self.buffered.load(Ordering::Relaxed)
+    }
+
+    /// Which backends have their credential now, by their index.
+    pub fn set_credentials(&self, ready: impl IntoIterator<Item = bool>) {
+        let mut pool = self.pool();
+        let mut count = 0;
+        for (backend, ready) in ready.into_iter().enumerate() {
+            pool.set_credential(backend, ready);
+            count += usize::from(ready);
+        }
+        drop(pool);
+        self.health.set_credentials(count);
+        self.credentials.send_replace(());
     }
 
     /// The pool. Held for microseconds, never across an await. A panic while it was held cannot have left it
@@ -148,12 +185,12 @@ impl Proxy {
         }
         let socket = request::wants_socket(parts, &body)?;
         // Browsers cannot set headers on a WebSocket.
-        match edge.callers.admit(&parts.headers, parts.uri.query().filter(|_| socket)) {
-            Admission::Admitted(caller) => entry.caller = caller,
-            Admission::Unauthorized => return Err(ProxyError::Unauthorized),
-        }
+        let query = parts.uri.query().filter(|_| socket);
+        let caller = edge.callers.admit(&parts.headers, query, clock::unix_ms() / 1_000)?;
+        entry.caller.clone_from(&caller.name);
         let route = request::route(parts, &edge.settings.path_prefix)?;
         entry.operation = route.operation.name;
+        let mut turn = admission::enter(&caller, &route.operation, entry.started)?;
         let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
         let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
         entry.waited_until(clock::now());
@@ -162,7 +199,25 @@ impl Proxy {
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
-        self.attempts(parts, understood, deadline, ledger).await
+        admission::confine(&caller, parts, &understood)?;
+        if understood.route.operation.name == "models" {
+            let names = self.shared.pool().deployments();
+            let names = names.map(|mut names| {
+                names.retain(|name| caller.may_call(name));
+                names
+            });
+            let answer = names.and_then(|names| models::answer(&parts.method, &understood.route, &names));
+            if let Some(response) = answer {
+                entry.answer_here(response.status());
+                return Ok(response);
+            }
+        }
+        if let Some(turn) = &mut turn {
+            // Of a body that is no JSON only the size is known, and that of a recording says nothing.
+            turn.charge(clock::now(), if understood.scan.json { understood.scan.charge(0) } else { 0 })?;
+        }
+        entry.turn = turn;
+        self.attempts(parts, understood, caller.lowest_priority(), deadline, ledger).await
     }
 
     /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts.
@@ -170,30 +225,47 @@ impl Proxy {
         &self,
         parts: &Parts,
         mut understood: Understood<'_>,
+        lowest_priority: Option<u32>,
         deadline: Instant,
         ledger: &mut Option<Ledger>,
     ) -> Result<Response<ProxyBody>, ProxyError> {
         let mut attempts = Attempts::default();
         let mut kept = None;
         let mut lacking = false;
+        let mut patience = None;
         let deployment = understood.deployment.clone();
-        let ask = Ask {
+        let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
+        let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
+        let mut ask = Ask {
             deployment: deployment.as_deref(),
             family: understood.route.operation.family,
             operation: understood.route.operation.name,
             charge: understood.scan.charge(0),
             streamed: understood.scan.stream,
             harmless: understood.route.operation.harmless.given(understood.scan.background),
-            lowest_priority: None,
+            lowest_priority,
+            pin: None,
         };
         loop {
             let now = clock::now();
+            ask.pin = bond.pin();
             let picked = self.shared.pool().pick(now, &ask, &mut attempts);
             let pick = match picked {
                 Ok(pick) => pick,
+                // At the start tokens are on their way.
+                Err(Exhausted::Spent { cause: Cause::NoCredential })
+                    if self.awaits_credential(&mut patience, deadline, ledger).await =>
+                {
+                    continue;
+                }
                 // No lane was found wanting: we were.
                 Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
                     return Err(ProxyError::Overloaded);
+                }
+                Err(exhausted) if bond.goes_on(&exhausted, attempts.count()) => continue,
+                Err(Exhausted::Throttled { wait }) if bond.binds() => {
+                    ledger.as_mut().expect("taken at the commit only").exhausted = true;
+                    return Err(ProxyError::OwnerThrottled { wait });
                 }
                 Err(exhausted) => {
                     let entry = ledger.as_mut().expect("taken at the commit only");
@@ -207,7 +279,7 @@ impl Proxy {
                 return Err(ProxyError::UpstreamFailed);
             };
             let api = understood.route.operation.api;
-            let attempt = Attempt { edge: &edge, parts, ask: &ask, api, deadline, place };
+            let attempt = Attempt { edge: &edge, parts, ask: &ask, api, deadline, place, bond: &bond };
             match attempt.run(&mut understood, &mut attempts, ledger).await {
                 attempt::Outcome::Commit(response) => return Ok(*response),
                 attempt::Outcome::Next(None) => {}
@@ -216,6 +288,26 @@ impl Proxy {
                 attempt::Outcome::Stop(error) => return Err(error),
             }
         }
+    }
+
+    /// No backend has its credential: whether it is worth looking again. The first look after this one was asked
+    /// comes at once, so that no news is missed between the two.
+    async fn awaits_credential(
+        &self,
+        patience: &mut Option<(watch::Receiver<()>, Instant)>,
+        deadline: Instant,
+        ledger: &mut Option<Ledger>,
+    ) -> bool {
+        let now = clock::now();
+        let Some((news, until)) = patience else {
+            *patience = Some((self.shared.credentials.subscribe(), deadline.min(now + CREDENTIAL_PATIENCE)));
+            return true;
+        };
+        let entry = ledger.as_mut().expect("taken at the commit only");
+        entry.waits(now);
+        let told = timeout_at((*until).into(), news.changed()).await;
+        entry.waited_until(clock::now());
+        told.is_ok_and(|told| told.is_ok())
     }
 
     /// No lane admits: the answer is ours, at once.
@@ -235,7 +327,8 @@ impl Proxy {
                 (Cause::Failed(_) | Cause::Answered, _) => ProxyError::UpstreamFailed,
                 (Cause::Refused, _) => ProxyError::BackendRefused,
                 (Cause::Probing, _) => ProxyError::Resting,
-                (Cause::NoCredential | Cause::OutOfUse, _) => ProxyError::NoBackend,
+                (Cause::NoCredential, _) => ProxyError::NoCredential,
+                (Cause::OutOfUse, _) => ProxyError::NoBackend,
                 (Cause::Absent, _) => ProxyError::UnknownDeployment,
                 (Cause::Unsupported, _) => ProxyError::Unsupported,
             },

@@ -17,6 +17,7 @@ use tokio::time::timeout_at;
 
 use super::error::ProxyError;
 use super::headers;
+use super::objects::Objects;
 use super::{ProxySettings, Shared};
 use crate::net::upstream::RequestBody;
 use crate::openai::{self, BodyKind, BodyScan, Name, PathProblem, Route, is_deployment_name};
@@ -35,6 +36,8 @@ pub(super) struct Understood<'a> {
     named: Option<Named>,
     /// Empty where the body is no JSON.
     pub(super) scan: BodyScan,
+    /// Taken when the request sets out.
+    pub(super) objects: Objects,
     /// Gone once a body that cannot be repeated was sent.
     body: Option<Body>,
     /// A WebSocket is asked for.
@@ -252,6 +255,7 @@ pub(super) fn understand<'a>(
         }
     }
     let must_name = route.deployment.is_none() && route.query_deployment.is_none();
+    let mut read = None;
     if let Some(bytes) = whole {
         let content_type = text(&parts.headers, CONTENT_TYPE);
         let boundary = openai::multipart_boundary(content_type);
@@ -267,6 +271,7 @@ pub(super) fn understand<'a>(
                 return Err(ProxyError::NotJson);
             }
             named = scan.model.take().map(Named::Json);
+            read = Some(bytes);
         } else if let Some(boundary) = boundary.filter(|_| !compressed) {
             named = openai::multipart_model(bytes, &boundary)?.map(Named::Multipart);
         }
@@ -294,7 +299,8 @@ pub(super) fn understand<'a>(
         (None, None, Some(name)) => Some(name.as_ref().into()),
         (None, None, None) => None,
     };
-    Ok(Understood { route, deployment, named, scan, body: Some(body), socket: false })
+    let objects = Objects::of(parts, &route, scan.store, read);
+    Ok(Understood { route, deployment, named, scan, objects, body: Some(body), socket: false })
 }
 
 fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {
@@ -302,6 +308,11 @@ fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {
 }
 
 impl Understood<'_> {
+    /// Whether the body was read and names the deployment.
+    pub(super) fn is_named_in_body(&self) -> bool {
+        self.named.is_some()
+    }
+
     /// Whether the body can be sent once more.
     pub(super) fn repeatable(&self) -> bool {
         matches!(self.body, Some(Body::Whole(..)))

@@ -13,6 +13,7 @@ use super::attempt::{Attempt, Outcome, finish_head};
 use super::committed::ProxyBody;
 use super::error::ProxyError;
 use super::ledger::Ledger;
+use super::objects::Noting;
 use super::place::Place;
 use crate::balance::{Attempts, Verdict};
 use crate::net::connect::Socket;
@@ -58,7 +59,11 @@ impl Attempt<'_> {
         head.headers.remove(CONTENT_LENGTH);
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        let session = Session { place: self.place, attempts: std::mem::take(attempts), ledger: entry };
+        // Of realtime sessions nothing stays.
+        let responses = self.ask.operation == "responses";
+        let noting = responses.then(|| self.bond.noting(self.place.pick().backend_id(), false));
+        let session =
+            Session { place: self.place, attempts: std::mem::take(attempts), ledger: entry, noting };
         let upgrade: Upgrade = Box::new(move |caller| Box::pin(session.run(caller, backend, early)));
         let body = ProxyBody::Socket(Agreed(Some(upgrade)));
         Outcome::Commit(Box::new(Response::from_parts(head, body)))
@@ -70,14 +75,23 @@ struct Session {
     place: Place,
     attempts: Attempts,
     ledger: Ledger,
+    noting: Option<Box<Noting>>,
 }
 
 impl Session {
     async fn run(self, caller: Upgraded, backend: Socket, early: Bytes) {
-        let Self { place, mut attempts, mut ledger } = self;
+        let Self { place, mut attempts, mut ledger, mut noting } = self;
         let mut count = Count::default();
         let cut = ledger.ear();
-        let end = carry(caller, backend, early, cut, |seen| count.see(seen)).await;
+        let end = carry(caller, backend, early, cut, |seen| {
+            match (&seen, &mut noting) {
+                (Seen::Payload(bytes), Some(noting)) => noting.feed(bytes),
+                (Seen::MessageEnd, Some(noting)) => noting.next_message(),
+                (_, None) => {}
+            }
+            count.see(seen);
+        })
+        .await;
         let now = clock::now();
         let tokens = ledger.count_tokens(count.sum, 0);
         let (verdict, ended) = match end {

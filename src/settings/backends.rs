@@ -4,37 +4,39 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use secrecy::{ExposeSecret, SecretString};
-
-use crate::balance::{BackendSettings, Deployments, PoolSettings};
+use crate::balance::{BackendSettings, Deployments, PinSettings, PoolSettings};
 use crate::identity::Credential;
 use crate::net::upstream::Origin;
 use crate::settings::address::Address;
+use crate::settings::environment::Environment;
 use crate::settings::problem::{Located, Problems};
 use crate::settings::raw::RawBackend;
 use crate::settings::resolve::{value_or, whole};
-use crate::settings::{UpstreamBackend, defaults};
+use crate::settings::{UpstreamBackend, defaults, identity};
 
 /// One backend of which everything that must be there is there.
 struct Backend {
     name: Arc<str>,
     url: Located<Address>,
-    api_key: SecretString,
+    credential: Credential,
     raw_deployments: Deployments,
     priority: u32,
     weight: NonZeroU32,
     http2: bool,
+    home: Option<Located<bool>>,
 }
 
-/// The pool and, in the same order, where its backends stand.
+/// The pool, in the same order where its backends stand, and where objects live.
 pub(super) fn resolve(
     raw: Vec<RawBackend>,
-    lanes: Option<Located<u64>>,
+    (lanes, ids): (Option<Located<u64>>, Option<Located<u64>>),
+    environment: &Environment,
     notes: &mut Vec<String>,
     problems: &Problems,
-) -> (PoolSettings, Vec<UpstreamBackend>) {
+) -> (PoolSettings, Vec<UpstreamBackend>, PinSettings) {
     let mut names = given_names(&raw, problems);
-    let backends: Vec<Backend> = raw.into_iter().filter_map(|raw| complete(raw, &mut names)).collect();
+    let backends: Vec<Backend> =
+        raw.into_iter().filter_map(|raw| complete(raw, &mut names, environment, problems)).collect();
     for (index, backend) in backends.iter().enumerate() {
         note(backend, notes);
         for earlier in &backends[..index] {
@@ -42,8 +44,23 @@ pub(super) fn resolve(
         }
     }
     let lanes = lanes.map_or(defaults::LANES, |lanes| whole(lanes.value));
+    let ids = ids.map_or(defaults::IDS, |ids| whole(ids.value));
+    let pins = PinSettings { ids, home: home(&backends, problems) };
     let (settings, upstreams) = backends.into_iter().map(Backend::split).unzip();
-    (PoolSettings { backends: settings, lanes }, upstreams)
+    (PoolSettings { backends: settings, lanes }, upstreams, pins)
+}
+
+/// Where objects are made: the one that says so, else the first.
+fn home(backends: &[Backend], problems: &Problems) -> usize {
+    let says = |backend: &Backend| backend.home.as_ref().is_some_and(|home| home.value);
+    let position = backends.iter().position(says).unwrap_or(0);
+    for second in backends.iter().skip(position + 1).filter(|backend| says(backend)) {
+        if let Some(home) = &second.home {
+            let first = &backends[position].name;
+            problems.refuse(home, format!("one home at most: backend {first} is it already"));
+        }
+    }
+    position
 }
 
 fn given_names(raw: &[RawBackend], problems: &Problems) -> BTreeSet<String> {
@@ -57,7 +74,14 @@ fn given_names(raw: &[RawBackend], problems: &Problems) -> BTreeSet<String> {
 }
 
 /// `None` when something is missing, which was told already.
-fn complete(raw: RawBackend, names: &mut BTreeSet<String>) -> Option<Backend> {
+fn complete(
+    raw: RawBackend,
+    names: &mut BTreeSet<String>,
+    environment: &Environment,
+    problems: &Problems,
+) -> Option<Backend> {
+    let identity = identity::resolve(raw.identity, environment, problems);
+    let credential = raw.api_key.map(|key| Credential::ApiKey(key.value)).or(identity);
     let url = raw.url?;
     let name = match raw.name {
         Some(name) => name.value,
@@ -67,11 +91,12 @@ fn complete(raw: RawBackend, names: &mut BTreeSet<String>) -> Option<Backend> {
     Some(Backend {
         name: Arc::from(name),
         url,
-        api_key: raw.api_key?.value,
+        credential: credential?,
         raw_deployments: raw.deployments,
         priority: raw.priority.and_then(|set| u32::try_from(set.value).ok()).unwrap_or(defaults::PRIORITY),
         weight: weight.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
         http2: value_or(raw.http2.as_ref(), false),
+        home: raw.home,
     })
 }
 
@@ -109,7 +134,7 @@ fn refuse_doubled(earlier: &Backend, later: &Backend, notes: &mut Vec<String>, p
         return;
     }
     let Some(shared) = shared_deployment(&earlier.raw_deployments, &later.raw_deployments) else { return };
-    if earlier.api_key.expose_secret() == later.api_key.expose_secret() {
+    if earlier.credential == later.credential {
         problems.refuse(
             &later.url,
             format!(
@@ -120,8 +145,8 @@ fn refuse_doubled(earlier: &Backend, later: &Backend, notes: &mut Vec<String>, p
         );
     } else {
         notes.push(format!(
-            "backends {} and {} lead to {shared} at one address with different keys; two keys of one Azure \
-             resource share its quota",
+            "backends {} and {} lead to {shared} at one address with different credentials; two keys of one \
+             Azure resource share its quota",
             earlier.name, later.name
         ));
     }
@@ -164,6 +189,6 @@ impl Backend {
             deployments: self.raw_deployments,
         };
         let origin = Origin { tls, host, port, path_prefix, http2: self.http2 };
-        (settings, UpstreamBackend { origin, credential: Credential::ApiKey(self.api_key) })
+        (settings, UpstreamBackend { origin, credential: self.credential })
     }
 }

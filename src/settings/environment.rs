@@ -138,7 +138,15 @@ fn caller_keys(list: &str, problems: &Problems) -> Vec<RawCallerKey> {
             place: Place::Environment,
             found: String::new(),
         };
-        Some(RawCallerKey { name, key })
+        Some(RawCallerKey {
+            name,
+            key,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            lowest_priority: None,
+            deployments: None,
+            operations: None,
+        })
     };
     keys.into_iter().enumerate().filter_map(key).collect()
 }

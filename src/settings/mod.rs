@@ -13,11 +13,13 @@
 
 mod address;
 mod backends;
+mod callers;
 mod defaults;
 mod describe;
 mod drop_in;
 mod environment;
 mod expansion;
+mod identity;
 mod problem;
 mod raw;
 pub(crate) mod reader;
@@ -34,8 +36,9 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::balance::PoolSettings;
+use crate::balance::{PinSettings, PoolSettings};
 use crate::identity::{CallerSettings, Credential};
+use crate::net::certificate::CertificateSettings;
 use crate::net::server::ServerLimits;
 use crate::net::upstream::{Origin, UpstreamSettings};
 use crate::proxy::ProxySettings;
@@ -53,6 +56,8 @@ pub use problem::{Place, Problem, SettingsError};
 pub struct Settings {
     /// Callers' listener.
     pub listen: SocketAddr,
+    /// Encrypts it.
+    pub tls: Option<CertificateSettings>,
     /// Operators' listener.
     pub admin_listen: Option<SocketAddr>,
     /// Required on the operators' listener when set.
@@ -69,6 +74,8 @@ pub struct Settings {
     pub callers: CallerSettings,
     /// What is balanced.
     pub pool: PoolSettings,
+    /// Where objects live that only one backend has.
+    pub pins: PinSettings,
     /// Same order and length as `pool.backends`.
     pub upstreams: Vec<UpstreamBackend>,
     /// How we connect to them.
@@ -156,7 +163,7 @@ pub fn load(source: &Source, environment: &Environment) -> Result<Settings, Sett
         }
     }
     environment::overlay(&mut raw, environment, &problems);
-    let settings = resolve::resolve(raw, &problems);
+    let settings = resolve::resolve(raw, environment, &problems);
     problems.or(Some(settings))
 }
 

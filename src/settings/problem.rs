@@ -138,6 +138,11 @@ fn write_wrapped(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Re
 }
 
 impl Problems {
+    /// How many there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     pub(crate) fn add(
         &self,
         key: impl Into<String>,

@@ -10,20 +10,21 @@ use http::HeaderName;
 use secrecy::SecretString;
 
 use crate::balance::Deployments;
+use crate::net::certificate::Pem;
 use crate::settings::address::Address;
-use crate::settings::problem::{Located, Place};
+use crate::settings::identity::{self, RawIdentity};
+use crate::settings::problem::{Located, Place, shown};
 use crate::settings::reader::Table;
 use crate::settings::value;
 use crate::telemetry::LogFormat;
 
 type Set<T> = Option<Located<T>>;
 
-/// Why a backend needs a key; the end of a sentence.
-pub(super) const KEYLESS: &str =
-    "signing in without a key (managed identity and the like) is not available in this version";
-
 /// Priorities are written by people: a bound that no sane file meets.
 pub(super) const LARGEST_PRIORITY: u64 = 999_999;
+
+/// More than any model serves.
+const MOST_PER_MINUTE: u64 = 1_000_000_000;
 
 /// Everything; what was not set is `None`.
 #[derive(Debug, Default)]
@@ -50,11 +51,19 @@ pub(super) struct RawServer {
     pub(super) admin_token: Set<SecretString>,
     /// It stands there, right or wrong.
     pub(super) admin_token_given: bool,
+    pub(super) tls: Option<RawTls>,
     pub(super) path_prefix: Set<String>,
     pub(super) workers: Set<Option<u64>>,
     pub(super) drain_delay: Set<Option<Duration>>,
     pub(super) drain_timeout: Set<Duration>,
     pub(super) explain_headers: Set<bool>,
+}
+
+/// `server.tls`
+#[derive(Debug)]
+pub(super) struct RawTls {
+    pub(super) certificate: Set<Pem>,
+    pub(super) key: Set<Pem>,
 }
 
 /// `[callers]`
@@ -64,7 +73,11 @@ pub(super) struct RawCallers {
     pub(super) keys: Vec<RawCallerKey>,
     /// They stand there, right or wrong.
     pub(super) keys_given: bool,
+    pub(super) entra: Option<RawEntra>,
+    /// It stands there, right or wrong.
+    pub(super) entra_given: bool,
     pub(super) origins: Vec<Located<String>>,
+    pub(super) operations: Option<Vec<Located<&'static str>>>,
 }
 
 /// `[[callers.keys]]`
@@ -72,6 +85,20 @@ pub(super) struct RawCallers {
 pub(super) struct RawCallerKey {
     pub(super) name: Located<String>,
     pub(super) key: Located<SecretString>,
+    pub(super) requests_per_minute: Set<u64>,
+    pub(super) tokens_per_minute: Set<u64>,
+    pub(super) lowest_priority: Set<u64>,
+    pub(super) deployments: Option<Vec<Located<String>>>,
+    pub(super) operations: Option<Vec<Located<&'static str>>>,
+}
+
+/// `[callers.entra]`
+#[derive(Debug)]
+pub(super) struct RawEntra {
+    pub(super) tenant: Set<String>,
+    pub(super) audiences: Vec<Located<String>>,
+    pub(super) allow: Vec<Located<String>>,
+    pub(super) authority: Set<String>,
 }
 
 /// `[[backends]]`, or `BACKEND_n_…`
@@ -82,8 +109,10 @@ pub(super) struct RawBackend {
     pub(super) priority: Set<u64>,
     pub(super) weight: Set<u64>,
     pub(super) api_key: Set<SecretString>,
+    pub(super) identity: RawIdentity,
     pub(super) deployments: Deployments,
     pub(super) http2: Set<bool>,
+    pub(super) home: Set<bool>,
 }
 
 /// `[retry]`
@@ -117,6 +146,7 @@ pub(super) struct RawLimits {
     pub(super) request_hard_limit: Set<u64>,
     pub(super) buffered: Set<u64>,
     pub(super) lanes: Set<u64>,
+    pub(super) ids: Set<u64>,
 }
 
 /// `[log]`
@@ -148,6 +178,7 @@ fn server(table: &mut Table<'_>) -> RawServer {
         admin_listen: table.parsed("admin_listen", value::listen_or_off),
         admin_token: table.secret("admin_token", value::own_key),
         admin_token_given: table.has("admin_token"),
+        tls: table.within("tls", tls),
         path_prefix: table.parsed("path_prefix", value::path_prefix),
         workers: table.integer_or_auto("workers", 1..=256),
         drain_delay: table.parsed("drain_delay", value::duration_or_off),
@@ -156,18 +187,77 @@ fn server(table: &mut Table<'_>) -> RawServer {
     }
 }
 
+fn tls(table: &mut Table<'_>) -> RawTls {
+    let folder = table.folder();
+    let pem = |located: Located<SecretString>| {
+        let Located { value, key, place, found } = located;
+        let pem = value::pem(folder, value);
+        // A path may be shown, and helps.
+        let found = if let Pem::File(path) = &pem { shown(&path.to_string_lossy()) } else { found };
+        Located { value: pem, key, place, found }
+    };
+    for key in ["certificate", "key"].into_iter().filter(|key| !table.has(key)) {
+        table.problems().add(table.path(key), &table.place(), "nothing", "the path of a PEM file");
+    }
+    RawTls {
+        certificate: table.secret("certificate", value::pem_or_path).map(pem),
+        key: table.secret("key", value::pem_or_path).map(pem),
+    }
+}
+
 fn callers(table: &mut Table<'_>) -> RawCallers {
     RawCallers {
         anonymous: table.boolean("anonymous"),
         keys: table.each("keys", caller_key).into_iter().flatten().collect(),
         keys_given: table.has("keys"),
+        entra: table.within("entra", entra),
+        entra_given: table.has("entra"),
         origins: table.list("origins", value::origin),
+        operations: some_of(table, "operations", value::operation_family),
     }
+}
+
+/// A list that, given, must not be empty: nobody would be served.
+fn some_of<T>(
+    table: &mut Table<'_>,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<Vec<Located<T>>> {
+    let before = table.problems().count();
+    let list = table.list(key, parse);
+    if table.has(key) && list.is_empty() && table.problems().count() == before {
+        let expected = format!("at least one; without the key `{key}` the default holds");
+        table.problems().add(table.path(key), &table.place_of(key), "an empty list", expected);
+    }
+    table.has(key).then_some(list)
+}
+
+fn entra(table: &mut Table<'_>) -> RawEntra {
+    let entra = RawEntra {
+        tenant: table.parsed("tenant", value::tenant),
+        audiences: some_of(table, "audiences", value::audience).unwrap_or_default(),
+        allow: some_of(table, "allow", value::allowed).unwrap_or_default(),
+        authority: table.parsed("authority", value::authority),
+    };
+    for (key, expected) in [
+        ("tenant", "the tenant's id, as the portal shows it: \"00000000-0000-0000-0000-000000000000\""),
+        ("allow", "the client or object ids of who may call; [\"any\"] admits the whole tenant"),
+    ] {
+        if !table.has(key) {
+            table.problems().add(table.path(key), &table.place(), "nothing", expected);
+        }
+    }
+    entra
 }
 
 fn caller_key(index: usize, table: &mut Table<'_>) -> Option<RawCallerKey> {
     let name = table.parsed("name", value::name);
     let key = table.secret("key", value::own_key);
+    let requests_per_minute = table.integer("requests_per_minute", 1..=MOST_PER_MINUTE);
+    let tokens_per_minute = table.integer("tokens_per_minute", 1..=MOST_PER_MINUTE);
+    let lowest_priority = table.integer("lowest_priority", 0..=LARGEST_PRIORITY);
+    let deployments = some_of(table, "deployments", value::name);
+    let operations = some_of(table, "operations", value::operation_family);
     if !table.has("key") {
         table.problems().add(table.path("key"), &table.place(), "nothing", "the key of this caller");
     }
@@ -175,7 +265,15 @@ fn caller_key(index: usize, table: &mut Table<'_>) -> Option<RawCallerKey> {
         let name = format!("key-{}", index + 1);
         Located { found: format!("{name:?}"), value: name, key: table.path("name"), place: table.place() }
     };
-    Some(RawCallerKey { name: name.unwrap_or_else(unnamed), key: key? })
+    Some(RawCallerKey {
+        name: name.unwrap_or_else(unnamed),
+        key: key?,
+        requests_per_minute,
+        tokens_per_minute,
+        lowest_priority,
+        deployments,
+        operations,
+    })
 }
 
 fn backend(table: &mut Table<'_>) -> RawBackend {
@@ -185,20 +283,14 @@ fn backend(table: &mut Table<'_>) -> RawBackend {
         priority: table.integer("priority", 0..=LARGEST_PRIORITY),
         weight: table.integer("weight", 1..=1_000),
         api_key: table.secret("api_key", value::api_key),
+        identity: identity::read(table),
         deployments: deployments(table),
         http2: table.boolean("http2"),
+        home: table.boolean("home"),
     };
     let problems = table.problems();
     if !table.has("url") {
         problems.add(table.path("url"), &table.place(), "nothing", "the address of this resource");
-    }
-    let expected = format!("the key of this resource in {}; {KEYLESS}", table.path("api_key"));
-    let mut answered = false;
-    for key in ["identity", "tenant_id", "client_id", "client_secret", "scope", "authority"] {
-        answered |= table.unavailable(key, &expected);
-    }
-    if !answered && !table.has("api_key") {
-        problems.add(table.path("api_key"), &table.place(), "nothing", expected);
     }
     backend
 }
@@ -250,6 +342,7 @@ fn limits(table: &mut Table<'_>) -> RawLimits {
         request_hard_limit: table.parsed("request_hard_limit", value::size(KIB..=TIB)),
         buffered: table.parsed("buffered", value::size(MIB..=TIB)),
         lanes: table.integer("lanes", 1..=1_000_000),
+        ids: table.integer("ids", 2..=10_000_000),
     }
 }
 

@@ -1,33 +1,27 @@
 //! Raw → resolved: defaults, and what only shows when settings are held against each other.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
-
-use crate::identity::{CallerKey, CallerSettings};
+use crate::net::certificate::{self, CertificateSettings, Half};
 use crate::net::server::ServerLimits;
 use crate::net::upstream::UpstreamSettings;
 use crate::proxy::ProxySettings;
+use crate::settings::environment::Environment;
 use crate::settings::problem::{Located, Place, Problems};
-use crate::settings::raw::{RawCallerKey, RawCallers, RawLimits, RawRetry, RawServer, RawSettings};
+use crate::settings::raw::{RawCallers, RawLimits, RawRetry, RawServer, RawSettings, RawTls};
 use crate::settings::value::show_size;
-use crate::settings::{Settings, backends, defaults};
+use crate::settings::{Settings, backends, callers, defaults};
 use crate::telemetry::LogSettings;
 
 /// The settings, good only if `problems` stayed empty.
-pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
+pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Problems) -> Settings {
     let mut notes = raw.notes;
     let listen = value_or(raw.server.listen.as_ref(), defaults::LISTEN);
     let admin_listen = value_or(raw.server.admin_listen.as_ref(), Some(defaults::ADMIN_LISTEN));
     refuse_open_doors(&raw.server, &raw.callers, problems);
-    let callers = callers(raw.callers, problems);
-    if callers.anonymous && !listen.ip().is_loopback() {
-        notes.push(format!("unsafe: anonymous callers are admitted, so whoever reaches {listen} may call"));
-    }
+    let tls = raw.server.tls.as_ref().and_then(|tls| certificate(tls, problems));
     let drain_delay = match raw.server.drain_delay {
         Some(delay) => delay.value.unwrap_or_default(),
         None => defaults::drain_delay(listen),
@@ -54,10 +48,16 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
         forward_headers: raw.upstream.forward_headers.into_iter().map(|header| header.value).collect(),
         ..proxy
     };
-    let (pool, upstreams) = backends::resolve(raw.backends, raw.limits.lanes, &mut notes, problems);
+    let counts = (raw.limits.lanes, raw.limits.ids);
+    let (pool, upstreams, pins) = backends::resolve(raw.backends, counts, environment, &mut notes, problems);
+    let callers = callers::resolve(raw.callers, &pool.backends, &mut notes, problems);
+    if callers.anonymous && !listen.ip().is_loopback() {
+        notes.push(format!("unsafe: anonymous callers are admitted, so whoever reaches {listen} may call"));
+    }
     Settings {
         listen,
         admin_listen,
+        tls,
         admin_token: raw.server.admin_token.map(|token| token.value),
         workers: raw
             .server
@@ -76,6 +76,7 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
         ),
         callers,
         pool,
+        pins,
         upstreams,
         upstream,
         proxy,
@@ -85,6 +86,20 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
         },
         notes,
     }
+}
+
+/// The pair, read once, so that a wrong one is told now and not at a start.
+fn certificate(tls: &RawTls, problems: &Problems) -> Option<CertificateSettings> {
+    let (certificate, key) = (tls.certificate.as_ref()?, tls.key.as_ref()?);
+    let settings = CertificateSettings { certificate: certificate.value.clone(), key: key.value.clone() };
+    if let Err(problem) = certificate::load(&settings) {
+        let located = match problem.half {
+            Half::Certificate => certificate,
+            Half::Key => key,
+        };
+        problems.refuse(located, problem.expected);
+    }
+    Some(settings)
 }
 
 /// The value that was set, else the default.
@@ -102,12 +117,13 @@ fn refuse_open_doors(server: &RawServer, callers: &RawCallers, problems: &Proble
     if let Some(listen) = &server.listen
         && !listen.value.ip().is_loopback()
         && !callers.keys_given
+        && !callers.entra_given
         && !anonymous
     {
         problems.refuse(
             listen,
             "a loopback address such as \"127.0.0.1:8080\", because nothing says who may call; to open \
-                 it to others, set caller keys (SIDESTEP_CALLER_KEYS, or callers.keys in the file), or admit \
+                 it to others, set caller keys (SIDESTEP_CALLER_KEYS, or callers.keys or callers.entra in the file), or admit \
                  everyone (SIDESTEP_ANONYMOUS=true, or callers.anonymous)",
         );
     }
@@ -138,25 +154,6 @@ fn refuse_open_doors(server: &RawServer, callers: &RawCallers, problems: &Proble
 fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && a.port() != 0 && same_ip
-}
-
-fn callers(raw: RawCallers, problems: &Problems) -> CallerSettings {
-    let mut keys: Vec<CallerKey> = Vec::new();
-    let mut owners = HashMap::new();
-    for RawCallerKey { name, key } in raw.keys {
-        if keys.iter().any(|other| *other.name == *name.value) {
-            problems.refuse(&name, "a name that no other key has");
-        }
-        if let Some(other) = owners.insert(key.value.expose_secret().to_owned(), name.value.clone()) {
-            problems.refuse(&key, format!("a key of its own: {other:?} has the same"));
-        }
-        keys.push(CallerKey { name: Arc::from(name.value), key: key.value });
-    }
-    CallerSettings {
-        anonymous: value_or(raw.anonymous.as_ref(), false),
-        keys,
-        origins: raw.origins.into_iter().map(|origin| origin.value).collect(),
-    }
 }
 
 fn proxy(

@@ -9,32 +9,32 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::balance::Deployments;
 
-const KEY: &str = "0123456789abcdef";
+pub(super) const KEY: &str = "0123456789abcdef";
 
-fn text(toml: &str) -> Source {
+pub(super) fn text(toml: &str) -> Source {
     Source::Text { file: PathBuf::from("sidestep.toml"), text: toml.to_owned() }
 }
 
-fn variables(pairs: &[(&str, &str)]) -> Environment {
+pub(super) fn variables(pairs: &[(&str, &str)]) -> Environment {
     Environment::new(pairs.iter().copied())
 }
 
-fn from_environment(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+pub(super) fn from_environment(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     let empty = tempfile::tempdir().unwrap();
     load(&Source::Folder(empty.path().to_owned()), &variables(pairs))
 }
 
 /// A file with one good backend and `more` before it.
-fn with_backend(more: &str) -> Result<Settings, SettingsError> {
+pub(super) fn with_backend(more: &str) -> Result<Settings, SettingsError> {
     with_backend_and(more, &[])
 }
 
-fn with_backend_and(more: &str, pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+pub(super) fn with_backend_and(more: &str, pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     let backend = format!("[[backends]]\nurl = \"https://west.openai.azure.com\"\napi_key = \"{KEY}\"\n");
     load(&text(&format!("{more}\n{backend}")), &variables(pairs))
 }
 
-fn keys(result: &Result<Settings, SettingsError>) -> Vec<&str> {
+pub(super) fn keys(result: &Result<Settings, SettingsError>) -> Vec<&str> {
     match result {
         Ok(_) => Vec::new(),
         Err(error) => error.problems().iter().map(|problem| problem.key.as_str()).collect(),
@@ -74,6 +74,29 @@ fn unsafe_addresses_and_headers_are_refused_with_the_reason() {
 #[test]
 fn backends_that_cannot_work_together_are_refused() {
     golden("backends");
+}
+
+#[test]
+fn one_backend_is_home_the_first_if_none_says_so() {
+    let backend = |name: &str, more: &str| {
+        let url = format!("https://{name}.openai.azure.com");
+        format!("[[backends]]\nname = {name:?}\nurl = {url:?}\napi_key = \"{KEY}\"\n{more}\n")
+    };
+    let file = |first: &str, second: &str, third: &str| {
+        let backends = [backend("a", first), backend("b", second), backend("c", third)].concat();
+        load(&text(&format!("[limits]\nids = 500\n{backends}")), &variables(&[]))
+    };
+    let settings = file("", "home = false", "").unwrap();
+    assert_eq!((settings.pins.home, settings.pins.ids), (0, 500));
+    assert!(!describe(&settings).contains("home"));
+    let settings = file("home = false", "", "home = true").unwrap();
+    assert_eq!(settings.pins.home, 2);
+    let home = |line: &&str| line.contains("home");
+    assert_eq!(describe(&settings).lines().find(home).unwrap().split_whitespace().next(), Some("c"));
+    let told = file("home = true", "", "home = true");
+    assert_eq!(keys(&told), ["backends[2].home"]);
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("line 17") && told.contains("backend a is it already"), "{told}");
 }
 
 #[test]
@@ -146,7 +169,7 @@ fn the_file_is_found_in_the_folder_unless_the_environment_names_another() {
     let source = Source::Folder(folder.path().to_owned());
     let here = load(&source, &variables(&[])).unwrap();
     assert_eq!(&*here.pool.backends[0].name, "here");
-    let Credential::ApiKey(key) = &here.upstreams[0].credential;
+    let Credential::ApiKey(key) = &here.upstreams[0].credential else { panic!("a key") };
     assert_eq!(key.expose_secret(), "from-a-file");
     let other = folder.path().join("other.toml");
     let named = load(&source, &variables(&[("SIDESTEP_CONFIG", other.to_str().unwrap())])).unwrap();
@@ -177,7 +200,7 @@ fn variables_of_the_other_balancer_work_as_they_are() {
     assert_eq!(priorities, [3, 1]);
     assert_eq!(settings.pool.backends[0].deployments, Deployments::AllAs("gpt-4o-there".into()));
     assert_eq!(settings.pool.backends[1].deployments, Deployments::Any);
-    let Credential::ApiKey(key) = &settings.upstreams[1].credential;
+    let Credential::ApiKey(key) = &settings.upstreams[1].credential else { panic!("a key") };
     assert_eq!(key.expose_secret(), "key-ten");
     let hundred = Some(Duration::from_secs(100));
     assert_eq!(settings.proxy.first_byte_timeout, hundred);
@@ -204,8 +227,6 @@ fn wrong_variables_of_the_other_balancer_are_named() {
         "BACKEND_1_PRIORITY",
         "BACKEND_1_URL",
         "BACKEND_2_URL",
-        "BACKEND_3_APIKEY",
-        "BACKEND_4_APIKEY",
         "BACKEND_4_API_KEY",
         "BACKEND_4_DEPLOYMENT_NAME",
         "HTTP_TIMEOUT_SECONDS",
@@ -214,7 +235,6 @@ fn wrong_variables_of_the_other_balancer_are_named() {
     let told = result.unwrap_err().to_string();
     assert!(told.contains("the nearest is BACKEND_4_APIKEY"), "{told}");
     assert!(told.contains("not set, though BACKEND_2_APIKEY is"), "{told}");
-    assert!(told.contains("is not available in this version"), "{told}");
     assert!(!told.contains(KEY), "{told}");
 }
 
@@ -421,17 +441,6 @@ fn a_key_put_where_the_address_belongs_is_not_shown() {
 }
 
 #[test]
-fn other_ways_to_sign_in_are_answered_by_one_sentence() {
-    for line in ["identity = \"managed\"", "client_secret = \"hunter2\"", ""] {
-        let told = load(&text(&format!("[[backends]]\nurl = \"https://west\"\n{line}")), &variables(&[]));
-        let told = told.unwrap_err();
-        assert_eq!(told.problems().len(), 1, "{told}");
-        let expected = &told.problems()[0].expected;
-        assert!(expected.contains("backends[0].api_key") && expected.contains("not available"), "{told}");
-    }
-}
-
-#[test]
 fn the_reference_file_shows_every_key_with_its_default() {
     let path = repository("config/sidestep.toml");
     let settings = load(&Source::File(path.clone()), &variables(&[])).unwrap();
@@ -440,7 +449,7 @@ fn the_reference_file_shows_every_key_with_its_default() {
     assert!(settings.notes.is_empty(), "{:?}", settings.notes);
 
     let reference = std::fs::read_to_string(path).unwrap();
-    let unknown = "zzz = 1\n[server]\nzzz = 1\n[callers]\nzzz = 1\n[[callers.keys]]\nzzz = 1\n[[backends]]\nzzz = 1\n\
+    let unknown = "zzz = 1\n[server]\nzzz = 1\n[callers]\nzzz = 1\n[[callers.keys]]\nzzz = 1\n[callers.entra]\nzzz = 1\n[[backends]]\nzzz = 1\n\
                    [retry]\nzzz = 1\n[upstream]\nzzz = 1\n[limits]\nzzz = 1\n[log]\nzzz = 1";
     let told = load(&text(unknown), &variables(&[])).unwrap_err();
     let lists = told.problems().iter().filter_map(|p| p.expected.strip_prefix("one of the known keys: "));
@@ -469,12 +478,82 @@ fn what_is_commented_out_in_the_reference_file_is_right_too() {
     let folder = tempfile::tempdir().unwrap();
     let pem = "-----BEGIN CERTIFICATE-----\n";
     std::fs::write(folder.path().join("company-ca.pem"), pem).unwrap();
+    certificate_in(folder.path());
     let source = Source::Text { file: folder.path().join("sidestep.toml"), text: whole.join("\n") };
-    let environment = variables(&[("ADMIN_TOKEN", KEY), ("CHAT_APP_KEY", KEY)]);
+    let environment = variables(&[("ADMIN_TOKEN", KEY), ("CHAT_APP_KEY", KEY), ("CLIENT_SECRET", KEY)]);
     let settings = load(&source, &environment).unwrap();
+    assert!(matches!(settings.upstreams[2].credential, Credential::Token(_)));
     assert_eq!(&*settings.callers.keys[0].name, "chat-app");
+    let entra = settings.callers.entra.unwrap();
+    assert_eq!(
+        (entra.audiences, entra.authority),
+        (defaults::AUDIENCES.map(str::to_owned).to_vec(), defaults::AUTHORITY.to_owned())
+    );
     assert_eq!(settings.upstream.ca_file, Some(folder.path().join("company-ca.pem")));
+    assert!(settings.tls.is_some());
 }
+
+/// `tls.crt`, `tls.key`, and the key alone in `other.key`, which is another's.
+fn certificate_in(folder: &Path) -> String {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    std::fs::write(folder.join("tls.crt"), made.cert.pem()).unwrap();
+    std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.join("other.key"), other).unwrap();
+    made.signing_key.serialize_pem()
+}
+
+#[test]
+fn a_certificate_is_taken_from_files_or_from_the_text_and_described_without_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = certificate_in(folder.path());
+    let backend = format!("[[backends]]\nurl = \"https://west.openai.azure.com\"\napi_key = \"{KEY}\"\n");
+    for (written, shown) in [
+        ("\"tls.key\"", folder.path().join("tls.key").display().to_string()),
+        ("\"${TLS_KEY}\"", "the settings".to_owned()),
+        ("\"${file:tls.key}\"", "the settings".to_owned()),
+    ] {
+        let toml = format!("[server]\ntls = {{ certificate = \"tls.crt\", key = {written} }}\n{backend}");
+        let source = Source::Text { file: folder.path().join("sidestep.toml"), text: toml };
+        let settings = load(&source, &variables(&[("TLS_KEY", &key)])).unwrap();
+        let told = describe(&settings);
+        assert!(told.contains("callers      https://127.0.0.1:8080\n"), "{told}");
+        assert!(told.contains(&format!("tls.crt, its key in {shown}\n")), "{told}");
+        let secret = key.lines().nth(1).unwrap();
+        assert!(!format!("{told}{settings:?}{source:?}").contains(secret));
+    }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_told_with_its_key_path_and_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = certificate_in(folder.path());
+    let body = key.lines().nth(1).unwrap();
+    let backend = format!("[[backends]]\nurl = \"https://west.openai.azure.com\"\napi_key = \"{KEY}\"\n");
+    let expected_of = |tls: &str, path: &str, found: &str, expected: &str| {
+        let toml = format!("[server]\ntls = {{ {tls} }}\n{backend}");
+        let source = Source::Text { file: folder.path().join("sidestep.toml"), text: toml };
+        let told = load(&source, &variables(&[("BODY", &format!("{body}\n{body}"))])).unwrap_err();
+        assert_eq!(told.problems().len(), 1, "{told}");
+        let problem = &told.problems()[0];
+        assert_eq!(problem.key, path);
+        assert!(problem.found.contains(found) && problem.expected.contains(expected), "{told}");
+        assert!(!format!("{told}{told:?}").contains(body), "{told}");
+    };
+    let both = |certificate: &str, key: &str| format!("certificate = \"{certificate}\", key = \"{key}\"");
+    let key_path = "server.tls.key";
+    expected_of(&both("tls.crt", "other.key"), key_path, "other.key", "the key of the certificate in");
+    expected_of(&both("tls.crt", "none.key"), key_path, "none.key", "a readable PEM file");
+    expected_of(&both("tls.crt", "tls.crt"), key_path, "tls.crt", "a private key (PKCS#8, PKCS#1 or SEC1)");
+    expected_of(&both("tls.crt", "${BODY}"), key_path, MASKED, "the path of a PEM file, or its content");
+    expected_of(&both("none.crt", "tls.key"), "server.tls.certificate", "none.crt", "a readable PEM file");
+    expected_of(&both("tls.key", "tls.key"), "server.tls.certificate", "tls.key", "BEGIN CERTIFICATE");
+    expected_of("certificate = \"tls.crt\"", key_path, "nothing", "the path of a PEM file");
+    expected_of(&both("tls.crt", "tls.key\", keys = \""), "server.tls.keys", "an unknown key", "`key`");
+}
+
+/// What stands for a secret.
+const MASKED: &str = "****";
 
 #[test]
 fn a_file_of_roots_is_read_no_further_than_its_bound() {

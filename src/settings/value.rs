@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::identity::entra;
+use crate::net::certificate::Pem;
+use crate::openai::FAMILIES;
 use crate::settings::problem::nearest;
 use crate::telemetry::LogFormat;
 use crate::telemetry::log::Directives;
@@ -188,6 +191,58 @@ pub(crate) fn origin(text: &str) -> Result<String, String> {
     }
 }
 
+/// An operation family, in its one spelling.
+pub(crate) fn operation_family(text: &str) -> Result<&'static str, String> {
+    let text = text.trim();
+    FAMILIES.into_iter().find(|family| *family == text).ok_or_else(|| match nearest(text, FAMILIES) {
+        Some(known) => format!("an operation family; the nearest is \"{known}\""),
+        None => format!("an operation family: {}", FAMILIES.join(", ")),
+    })
+}
+
+/// The id of an Entra ID tenant.
+pub(crate) fn tenant(text: &str) -> Result<String, String> {
+    let text = text.trim().to_ascii_lowercase();
+    if entra::is_id(&text) {
+        Ok(text)
+    } else {
+        Err("one tenant's id, as the portal shows it, such as \"00000000-0000-0000-0000-000000000000\"; a domain or \
+             \"common\" would not tell whose tokens are good"
+            .to_owned())
+    }
+}
+
+/// Whom a token is made out for: an application's id or its URI.
+pub(crate) fn audience(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("what stands as `aud` in the tokens, such as \"https://cognitiveservices.azure.com\"".to_owned())
+    }
+}
+
+/// Who may call with a token: an id, or `any`.
+pub(crate) fn allowed(text: &str) -> Result<String, String> {
+    let text = text.trim().to_ascii_lowercase();
+    if text == "any" || entra::is_id(&text) {
+        Ok(text)
+    } else {
+        Err("the client id of an application, the object id of a user or service principal, or \"any\""
+            .to_owned())
+    }
+}
+
+/// Who issues tokens, without trailing slash.
+pub(crate) fn authority(text: &str) -> Result<String, String> {
+    let text = text.trim().trim_end_matches('/');
+    if entra::is_authority(text) && !text.contains(['?', '#', '%']) {
+        Ok(text.to_owned())
+    } else {
+        Err("an https address such as \"https://login.microsoftonline.com\"".to_owned())
+    }
+}
+
 /// Filter directives of the log, e.g. `info` or `warn,sidestep::proxy=debug`.
 pub(crate) fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -223,6 +278,29 @@ pub(crate) fn ca_file(path: &Path) -> Result<PathBuf, String> {
         }
         Ok(_) => Err("a PEM file: it contains `-----BEGIN CERTIFICATE-----`".to_owned()),
         Err(error) => Err(format!("a readable PEM file at {} ({error})", path.display())),
+    }
+}
+
+/// PEM itself, or the path of a file that holds it. A key that lost its frame is neither, and must not be shown as if it
+/// were a path.
+pub(crate) fn pem_or_path(text: &str) -> Result<SecretString, String> {
+    const LONGEST_PATH: usize = 1024;
+    let path = !text.trim().is_empty() && text.len() <= LONGEST_PATH && !text.contains(['\n', '\r', '\0']);
+    if path || text.trim_start().starts_with(PEM) {
+        Ok(text.to_owned().into())
+    } else {
+        Err("the path of a PEM file, or its content: it begins with `-----BEGIN `".to_owned())
+    }
+}
+
+const PEM: &str = "-----BEGIN ";
+
+/// What such a text means; paths count from `folder`.
+pub(crate) fn pem(folder: &Path, text: SecretString) -> Pem {
+    if text.expose_secret().trim_start().starts_with(PEM) {
+        Pem::Text(text)
+    } else {
+        Pem::File(folder.join(text.expose_secret().trim()))
     }
 }
 

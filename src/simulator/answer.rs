@@ -307,6 +307,11 @@ pub(super) fn event(payload: std::fmt::Arguments<'_>) -> Bytes {
     Bytes::from(format!("data: {payload}\n\n"))
 }
 
+/// The end of a stream of runs or chats.
+pub(super) fn done() -> Bytes {
+    Bytes::from_static(b"event: done\ndata: [DONE]\n\n")
+}
+
 fn output_text(text: &str) -> String {
     format!(r#"{{"type":"output_text","annotations":[],"logprobs":[],"text":"{text}"}}"#)
 }

@@ -33,8 +33,10 @@ pub(super) fn operation(target: &Target) -> &'static str {
         Target::Completions => "Completions_Create",
         Target::Embeddings => "Embeddings_Create",
         Target::Responses => "Responses_Create",
-        Target::StoredResponse(_) => "Responses_Get",
+        Target::StoredResponse(_) | Target::ResponseInput(_) => "Responses_Get",
         Target::ForgetResponse(_) => "Responses_Delete",
+        Target::CancelResponse(_) => "Responses_Cancel",
+        Target::Object(_) => "Objects",
         Target::Socket => "Realtime_Connect",
         Target::Models | Target::Model(_) => "Models_List",
     }
@@ -65,6 +67,9 @@ pub(super) fn not_supported(target: &Target, deployment: &str) -> String {
         Target::Responses
         | Target::StoredResponse(_)
         | Target::ForgetResponse(_)
+        | Target::ResponseInput(_)
+        | Target::CancelResponse(_)
+        | Target::Object(_)
         | Target::Socket
         | Target::Models
         | Target::Model(_) => "responses",

@@ -2,7 +2,8 @@
 //!
 //! It serves `sidestep demo` and `sidestep simulate`, every test with sockets, and the benches. It shares no code
 //! with the balancer, not even the server side of HTTP, so that a mistake there cannot hide here. It does not do
-//! TLS, images, audio, files or assistants: those paths are "Resource not found". A WebSocket (realtime, responses)
+//! TLS, images or audio: those paths are "Resource not found". Files, vector stores, batches, assistants, threads and
+//! conversations are kept and can be referred to, but nothing happens to them. A WebSocket (realtime, responses)
 //! is an echo of bytes after its 101, without the handshake's check sum.
 //!
 //! Each answer tells who gave it: `x-ms-region` and (chat) `system_fingerprint` are the resource's name. A response
@@ -30,6 +31,7 @@ mod errors;
 mod fault;
 mod head;
 mod model;
+mod objects;
 mod quota;
 mod reply;
 mod request;

@@ -110,6 +110,16 @@ impl Resource {
         Outcome::json(format!(r#"{{"id":"{id}","object":"response","deleted":true}}"#))
     }
 
+    /// What was given to a stored response.
+    pub(super) fn input_of(&self, id: &str) -> Outcome {
+        match self.stored(id) {
+            Outcome::Json { .. } => Outcome::json(
+                r#"{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}"#,
+            ),
+            other => other,
+        }
+    }
+
     /// A stored response.
     pub(super) fn stored(&self, id: &str) -> Outcome {
         let state = self.state();

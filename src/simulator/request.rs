@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::objects::{self, ObjectCall};
 use super::settings::ApiForm;
 
 /// What the path names.
@@ -19,6 +20,10 @@ pub(super) enum Target {
     Responses,
     StoredResponse(String),
     ForgetResponse(String),
+    /// What was the input of a stored response.
+    ResponseInput(String),
+    CancelResponse(String),
+    Object(ObjectCall),
     /// A WebSocket: realtime, or responses over one.
     Socket,
     Models,
@@ -72,8 +77,17 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>, api: ApiFo
         (&Method::DELETE, ["responses", id]) if deployment.is_none() => {
             Target::ForgetResponse((*id).to_owned())
         }
+        (&Method::GET, ["responses", id, "input_items"]) if deployment.is_none() => {
+            Target::ResponseInput((*id).to_owned())
+        }
+        (&Method::POST, ["responses", id, "cancel"]) if deployment.is_none() => {
+            Target::CancelResponse((*id).to_owned())
+        }
         (&Method::GET, ["models"]) if deployment.is_none() => Target::Models,
         (&Method::GET, ["models", id]) if deployment.is_none() => Target::Model((*id).to_owned()),
+        _ if deployment.is_none() || rest.first() == Some(&"batches") => {
+            Target::Object(objects::call(method, rest)?)
+        }
         _ => return None,
     };
     Some(Route { target, deployment, api_version })

@@ -16,6 +16,7 @@ use super::answer;
 use super::body::{AnswerBody, Severing, Visit};
 use super::control::{Counters, RecordedRequest, door};
 use super::fault::{Fault, FaultRule, Severed, take};
+use super::objects::Stored;
 use super::quota::{Decision, Limit, Quota};
 use super::reply::Outcome;
 use super::request::{Ask, Route, Target, hash, hash_bytes, parameter, route};
@@ -56,6 +57,7 @@ pub(super) struct State {
     faults: Vec<FaultRule>,
     occupied: Vec<Occupation>,
     pub(super) stored: VecDeque<(String, Bytes)>,
+    pub(super) objects: VecDeque<Stored>,
     pub(super) draw: fastrand::Rng,
 }
 
@@ -69,6 +71,7 @@ pub(super) struct Call {
     pub(super) text_seed: u64,
     /// Asks for a WebSocket.
     upgrade: bool,
+    body: Bytes,
 }
 
 impl Resource {
@@ -82,6 +85,7 @@ impl Resource {
             faults: settings.faults.clone(),
             occupied: settings.occupied.clone(),
             stored: VecDeque::new(),
+            objects: VecDeque::new(),
             draw: fastrand::Rng::with_seed(seed),
         };
         let refuses = settings.faults.iter().any(|rule| rule.fault == Fault::Refuse);
@@ -213,7 +217,7 @@ impl Resource {
             });
         let upgrade = parts.headers.contains_key(http::header::UPGRADE);
         let text_seed = self.seed ^ hash_bytes(body);
-        Call { route, ask, deployment, streamed, text_seed, upgrade }
+        Call { route, ask, deployment, streamed, text_seed, upgrade, body: body.clone() }
     }
 
     fn remember(&self, parts: Parts, body: Bytes) {
@@ -333,6 +337,9 @@ impl Resource {
             Target::Model(_) => return Outcome::error(StatusCode::NOT_FOUND, errors::NOT_FOUND),
             Target::StoredResponse(id) => return self.stored(id),
             Target::ForgetResponse(id) => return self.forget(id),
+            Target::ResponseInput(id) => return self.input_of(id),
+            Target::CancelResponse(id) => return self.stored(id),
+            Target::Object(object) => return self.object(object, &call.body, call.streamed),
             Target::Socket => return self.open_socket(call),
             Target::Chat | Target::Completions | Target::Embeddings | Target::Responses => {}
         }
@@ -347,6 +354,13 @@ impl Resource {
         };
         if let Some(refusal) = self.refusal(route, ask, call.deployment.as_deref()) {
             return refusal;
+        }
+        let refers = |word: &[u8]| memchr::memmem::find(&call.body, word).is_some();
+        if (refers(b"_id") || refers(b"conv_"))
+            && let Ok(given) = serde_json::from_slice(&call.body)
+            && let Some(missing) = self.missing(&given)
+        {
+            return missing;
         }
         let deployment = call.deployment.as_deref().unwrap_or_default();
         match self.charge(deployment, ask.charge(route.target == Target::Embeddings)) {

@@ -108,9 +108,10 @@ fn stage() -> Stage {
     let text = format!("seed = 7\n\n{}{}", resource(THROTTLED, east), resource(SERVING, west));
     std::fs::write(&simulate, text).expect("the temporary folder is writable");
     let backend = |name: &str, port: u16, priority: u8| {
+        let home = name == SERVING;
         format!(
             "[[backends]]\nname = \"{name}\"\nurl = \"http://127.0.0.1:{port}\"\npriority = {priority}\n\
-             api_key = \"key-of-{name}\"\n\n"
+             api_key = \"key-of-{name}\"\nhome = {home}\n\n"
         )
     };
     let serve = settings.path().join("sidestep.toml");

@@ -39,7 +39,7 @@ impl Handler for Yes {
 #[tokio::test]
 async fn who_was_let_in_by_the_kernel_before_a_drain_is_served() {
     const CALLERS: usize = 40;
-    let workers = Workers::start(NonZeroUsize::new(2), ServerLimits::default(), |_| Yes).unwrap();
+    let workers = Workers::start(NonZeroUsize::new(2), ServerLimits::default(), None, |_| Yes).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut callers = Vec::new();

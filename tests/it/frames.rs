@@ -347,8 +347,10 @@ impl Peer {
 
 async fn over_http2() -> (PlayedBackend, Stage) {
     let east = PlayedBackend::listen().await;
-    let stage =
-        Scene::of([("west", 2)]).played("east", 1, east.address).backend("east", "http2 = true").start();
+    let stage = Scene::of([("west", 2)])
+        .played("east", 1, east.address)
+        .backend("east", "http2 = true\nhome = true")
+        .start();
     (east, stage)
 }
 

@@ -3,20 +3,29 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidestep::simulator::{Fault, FaultRule, Simulator};
+use sidestep::telemetry::clock;
 
+use super::fixture::tokens::{APP, FakeTenant, KEYS, Mood, TENANT, token_with};
 use super::fixture::{CHAT, key_of};
 use super::front::{backends, resources};
 use super::process::Running;
 use super::raw::{Answer, Wire, ask, request, until};
 
 const CALLER: &str = "api-key: the-callers-key-0123456789\r\n";
+/// Of a caller who may do next to nothing.
+const LIMITED: &str = "api-key: the-callers-other-key-01\r\n";
 const OPERATOR: &str = "authorization: Bearer the-admin-token-0123456789\r\n";
 /// The same as the password of Basic.
 const BASIC: &str = "authorization: Basic YW55b25lOnRoZS1hZG1pbi10b2tlbi0wMTIzNDU2Nzg5\r\n";
 const PROMPT: &str = "the-secret-question";
 const UPSTREAM_TEXT: &str = "what-the-backend-said-of-it";
+const TENANT_TEXT: &str = "what-the-tenant-said";
+
+/// What backends are called with, besides keys: client secrets, assertions, tokens. Whoever adds such a backend to the
+/// house adds its secrets here, and they are looked for in everything.
+const OF_BACKENDS: &[&str] = &[];
 
 const SETTINGS: &str = r#"
 [server]
@@ -24,7 +33,14 @@ listen = "127.0.0.1:0"
 admin_listen = "127.0.0.1:0"
 admin_token = "${TOKEN}"
 [callers]
-keys = [{ name = "app", key = "the-callers-key-0123456789" }]
+keys = [
+    { name = "app", key = "the-callers-key-0123456789" },
+    { name = "limited", key = "the-callers-other-key-01", requests_per_minute = 1, tokens_per_minute = 50, deployments = ["gpt-4o"] },
+]
+[callers.entra]
+tenant = "${TENANT}"
+allow = ["${APP}"]
+authority = "${AUTHORITY}"
 [retry]
 deadline = "2s"
 connect_timeout = "1s"
@@ -38,6 +54,9 @@ request_hard_limit = "32KiB"
 
 struct House {
     simulator: Simulator,
+    tenant: FakeTenant,
+    /// One that admits, and parts of it.
+    token: String,
     running: Running,
     address: SocketAddr,
     admin: SocketAddr,
@@ -54,14 +73,21 @@ impl House {
         // It refuses us.
         let backends = backends.replace(&key_of("north"), "not-the-key-of-north");
         std::fs::write(folder.path().join("sidestep.toml"), format!("{SETTINGS}{backends}")).unwrap();
+        let tenant = FakeTenant::start(Mood::Keys(vec![0]));
+        let authority = tenant.authority();
         let variables = [
             ("SIDESTEP_LOG", "trace"),
             ("SIDESTEP_LOG_FORMAT", format),
             ("TOKEN", "the-admin-token-0123456789"),
+            ("TENANT", TENANT),
+            ("APP", APP),
+            ("AUTHORITY", &authority),
         ];
         let running = Running::start(folder.path(), &[], &variables);
         let (address, admin) = running.addresses();
-        Self { simulator, running, address, admin: admin.unwrap(), _folder: folder, ours: Vec::new() }
+        let token = token_with(&KEYS[0], clock::unix_ms() / 1_000, &json!({}));
+        let (admin, ours) = (admin.unwrap(), Vec::new());
+        Self { simulator, tenant, token, running, address, admin, _folder: folder, ours }
     }
 
     /// Once one of them admits again: a request that is answered here would meet no fault.
@@ -159,6 +185,40 @@ impl House {
         until("it has left", || under_way() == 0);
     }
 
+    /// Callers with tokens, good and bad, and one at its limits.
+    fn callers(&mut self) {
+        let now = clock::unix_ms() / 1_000;
+        let bearer = |token: &str| format!("authorization: Bearer {token}\r\n");
+        let good = bearer(&self.token);
+        until("the tenant's keys are here", || {
+            ask(self.address, "GET", "/v1/models", &good, "").status != 503
+        });
+        self.fault(&Fault::HangBeforeFirstEvent);
+        self.post(CHAT, &good, &chat(false));
+        let signed = |key: usize, change: Value| token_with(&KEYS[key], now, &change);
+        for token in [
+            signed(2, json!({})),
+            signed(0, json!({ "exp": 1 })),
+            signed(0, json!({ "aud": "the-secret-audience" })),
+            signed(0, json!({ "tid": "the-secret-tenant" })),
+            signed(0, json!({ "appid": "the-secret-application" })),
+            signed(0, json!({ "iss": "the-secret-issuer" })),
+            format!("{}AAAA", &self.token[..self.token.len() - 4]),
+            self.token.clone() + ".the-secret-part",
+            self.token.replacen('.', "", 1),
+            "the-secret.token.here".to_owned(),
+        ] {
+            self.post(CHAT, &bearer(&token), &chat(false));
+            assert_eq!(self.ours.last().unwrap().status, 401);
+        }
+        self.post(CHAT, &format!("{good}{good}"), &chat(false));
+        self.post(&CHAT.replace("gpt-4o", "another-one"), LIMITED, &chat(false));
+        self.post("/v1/fine_tuning/the-secret-path", LIMITED, "{}");
+        self.post(CHAT, LIMITED, &chat(false));
+        self.post(CHAT, LIMITED, &chat(false));
+        assert_eq!(self.ours.last().unwrap().status, 429);
+    }
+
     fn operators(&mut self) -> String {
         let admin = self.admin;
         let get = |path: &str, headers: &str| ask(admin, "GET", path, headers, "");
@@ -190,6 +250,7 @@ fn everything(format: &str) -> (String, Vec<String>, Vec<String>) {
         }
     }
     house.refusals();
+    house.callers();
     let mut shown = vec![house.operators()];
     house.fault(&Fault::Refuse);
     until("nothing listens there", || {
@@ -201,24 +262,34 @@ fn everything(format: &str) -> (String, Vec<String>, Vec<String>) {
     // This one keeps both away for long.
     house.fault(&Fault::RateLimitInStream { events: 1 });
     house.post(CHAT, CALLER, &chat(true));
+    house.tenant.mood(Mood::Redirect(format!("http://{TENANT_TEXT}/")));
     house.running.signal("HUP");
     house.running.out().wait_for(&["settings reloaded"]);
+    house.running.out().wait_for(&["the keys of Entra ID cannot be fetched"]);
+    let keys = format!("{{\"keys\":\"{TENANT_TEXT}\"").into_bytes();
+    house.tenant.mood(Mood::Documents { configuration: keys.clone(), keys });
+    let asked = house.tenant.asked();
+    until("it was asked again", || house.tenant.asked() > asked);
     shown.push(house.operators());
     house.running.signal("TERM");
-    let House { running, ours, .. } = house;
+    let House { running, ours, token, .. } = house;
     let (exit, out, err) = running.end();
     assert_eq!((exit.code(), err.as_str()), (Some(0), ""), "nothing panics");
     assert!(ours.len() > 20, "{}", ours.len());
     shown.extend(ours.into_iter().map(|answer| answer.head.clone() + answer.text()));
     let word = completion.split_inclusive(' ').take(4).collect();
-    (out, shown, vec![word])
+    let parts = token.split('.').skip(1).map(|part| part[..40].to_owned());
+    (out, shown, std::iter::once(word).chain(parts).collect())
 }
 
 fn assert_silent(text: &str, completions: &[String]) {
     let secrets = [
         PROMPT,
         UPSTREAM_TEXT,
+        TENANT_TEXT,
         "the-callers-key",
+        "the-callers-other-key",
+        "a-subject-nobody-may-see",
         "the-admin-token",
         "dGhlLWFkbWluLXRva2Vu",
         "a-strangers",
@@ -226,7 +297,8 @@ fn assert_silent(text: &str, completions: &[String]) {
         "key-of-",
         "the-secret",
     ];
-    for secret in secrets.into_iter().chain(completions.iter().map(String::as_str)) {
+    let secrets = secrets.into_iter().chain(OF_BACKENDS.iter().copied());
+    for secret in secrets.chain(completions.iter().map(String::as_str)) {
         let shown = text.find(secret).map(|at| &text[at.saturating_sub(200)..text.len().min(at + 100)]);
         assert!(shown.is_none(), "{secret} is shown: {shown:?}");
     }
@@ -258,6 +330,18 @@ fn at_trace_level_no_key_and_nothing_said_is_shown_in_text() {
         "cooldown began",
         "resting after failures",
         "refuses our credential",
+        "token signature",
+        "token key unknown",
+        "token expired",
+        "token audience",
+        "token malformed",
+        "token not the only one",
+        "caller_limit",
+        "deployment_not_allowed",
+        "operation_not_allowed",
+        "the keys of Entra ID were fetched",
+        "the keys of Entra ID cannot be fetched",
+        APP,
         "status=413",
         "status=401",
         "status=400",

@@ -359,6 +359,21 @@ fn what_is_no_sound_opening_of_a_socket_is_refused_and_other_upgrades_are_not_ta
 }
 
 #[test]
+fn a_response_made_on_a_socket_is_known_afterwards() {
+    let backend = Agreeing::listen();
+    let stage = alone(&backend);
+    let opening = opening(stage.balancer.address(), "/openai/v1/responses", &[]);
+    let (mut theirs, ..) = backend.accept();
+    let mut ours = opening.join().unwrap().unwrap();
+    for id in ["resp_1", "resp_2"] {
+        let created = format!(r#"{{"type":"response.created","response":{{"id":"{id}"}}}}"#);
+        theirs.send(text(&created)).unwrap();
+        assert_eq!(ours.read().unwrap(), text(&created));
+    }
+    assert_eq!(stage.balancer.status().objects.ids, 2);
+}
+
+#[test]
 fn a_socket_outlives_a_reload() {
     let backend = Agreeing::listen();
     let stage = alone(&backend);

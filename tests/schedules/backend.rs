@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::{self, Id};
 use tokio::time::{Instant, sleep};
 
-use super::book::{Book, Outcome, invented};
+use super::book::{Book, Outcome};
+use super::names::invented;
 use super::schedule::{Kind, Mood, Ms, Schedule};
 use super::script::{self, Dial, Script, Status};
 

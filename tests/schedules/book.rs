@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use sidestep::balance::Deployments;
 
 use super::health::{Failure, Fit, Health, LONGEST, SHORTEST, Touch};
+use super::names::{Home, invented, there};
 use super::schedule::{Backend, Call, Limits, Ms};
 
 /// The longest prelude here, with what is read together with its end.
@@ -79,7 +80,7 @@ pub(crate) struct Site {
     pub(crate) name: String,
     pub(crate) priority: u32,
     pub(crate) attempts: u64,
-    serves: Deployments,
+    pub(crate) serves: Deployments,
     drained: bool,
     current: bool,
     refused: BTreeMap<&'static str, Ms>,
@@ -98,6 +99,8 @@ pub(crate) struct Request {
     pub(crate) left: bool,
     pub(crate) done: bool,
     pub(crate) answered: bool,
+    /// Which site was home when it came.
+    pub(crate) home: Option<usize>,
     pub(crate) body: usize,
     /// Site, lane, when sent.
     unconfirmed: Vec<(usize, Option<String>, Ms, Failure)>,
@@ -130,19 +133,6 @@ pub(crate) struct Book {
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) violation: Option<String>,
     pub(crate) trace: Option<Vec<String>>,
-}
-
-pub(crate) fn there(serves: &Deployments, name: Option<&str>) -> Option<String> {
-    let Some(name) = name else { return Some(String::new()) };
-    match serves {
-        Deployments::Any => Some(name.to_owned()),
-        Deployments::Named(names) => names.get(name).cloned(),
-        Deployments::AllAs(there) => Some(there.clone()),
-    }
-}
-
-pub(crate) fn invented(there: &str) -> bool {
-    there.starts_with("invented")
 }
 
 impl Book {
@@ -232,8 +222,14 @@ impl Book {
     /// What a site is to a request; `None` where the deployment is not served there.
     pub(crate) fn standing(&self, site: usize, request: usize, now: Ms) -> Option<Standing> {
         let call = &self.requests[request].call;
+        let home = self.home(site, request);
         let site = &self.sites[site];
         let there = there(&site.serves, call.deployment.as_deref())?;
+        match home {
+            Home::No => return None,
+            Home::Unsure => return Some(Standing::Unsure),
+            Home::Yes => {}
+        }
         let fresh = |touch: &Option<Touch>| touch.is_some_and(|touch| touch.at == now && touch.by != request);
         if site.fog || fresh(&site.touched) {
             return Some(Standing::Unsure);
@@ -286,10 +282,6 @@ impl Book {
     pub(crate) fn serving(&self, request: usize, now: Ms) -> Vec<(usize, Standing)> {
         let standing = |site: &usize| Some((*site, self.standing(*site, request, now)?));
         self.current.iter().filter_map(standing).collect()
-    }
-
-    pub(crate) fn has_tried(&self, request: usize, site: usize) -> bool {
-        self.requests[request].attempts.iter().any(|attempt| self.attempts[*attempt].site == site)
     }
 
     /// The balancer closed the connection, or gave up waiting for one: which of its limits was it?
@@ -643,6 +635,7 @@ impl Book {
             left: false,
             done: false,
             answered: false,
+            home: self.current.first().copied(),
             body,
             unconfirmed: Vec::new(),
         });
@@ -680,11 +673,6 @@ impl Book {
         self.bodies() > self.limits.buffered
     }
 
-    pub(crate) fn attempts_of(&self, name: &str) -> u64 {
-        let site = self.current.iter().find(|site| self.sites[**site].name == name);
-        site.map_or(0, |site| self.sites[*site].attempts)
-    }
-
     /// An operator resumes all; how many there are.
     pub(crate) fn resume(&mut self, now: Ms) -> usize {
         for site in &self.current {
@@ -692,9 +680,5 @@ impl Book {
             self.sites[*site].touched = Some(Touch { at: now, by: OPERATOR });
         }
         self.current.len()
-    }
-
-    pub(crate) fn served_somewhere(&self, name: Option<&str>) -> bool {
-        self.current.iter().any(|site| there(&self.sites[*site].serves, name).is_some())
     }
 }

@@ -79,7 +79,7 @@ fn request(call: &Call, id: usize, body: String) -> Request<Full<Bytes>> {
         Kind::Embeddings => format!("/openai/deployments/{deployment}/embeddings?api-version=1"),
         Kind::Response | Kind::ResponseStream | Kind::Background => "/openai/v1/responses".to_owned(),
         Kind::VectorStore => "/openai/v1/vector_stores".to_owned(),
-        Kind::Models => "/openai/v1/models".to_owned(),
+        Kind::Models => "/openai/v1/models/of-azure".to_owned(),
     };
     let mut request = Request::builder()
         .method(if call.kind == Kind::Models { "GET" } else { "POST" })

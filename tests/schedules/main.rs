@@ -6,6 +6,7 @@ mod backend;
 mod book;
 mod caller;
 mod health;
+mod names;
 mod run;
 mod schedule;
 mod script;

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sidestep::balance::{BackendSettings, Pool, PoolSettings};
+use sidestep::balance::{BackendSettings, PinSettings, Pool, PoolSettings};
+use sidestep::identity::callers::Callers;
+use sidestep::identity::token::Slot;
 use sidestep::identity::{CallerSettings, Credential};
 use sidestep::net::connect::Connector;
 use sidestep::net::server::{LocalStop, Stop};
@@ -95,6 +97,8 @@ fn log() -> AccessLog {
     AccessLog::new(sink.clone(), LogFormat::Text, &"off".parse().unwrap())
 }
 
+const PINS: PinSettings = PinSettings { ids: 100, home: 0 };
+
 fn pool_settings(backends: &[Backend], limits: Limits) -> PoolSettings {
     let backends = backends.iter().map(|backend| BackendSettings {
         name: backend.name.as_str().into(),
@@ -125,12 +129,14 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
         let host = format!("{}.test", backend.name);
         let origin = Origin { tls: false, host, port: 80, path_prefix: String::new(), http2: false };
         let credential = Credential::ApiKey(key_of(&backend.name).into());
+        let credential = credential.presented(|_| Slot::default()).unwrap();
         (Arc::from(backend.name.as_str()), origin, credential, backend.serves.clone())
     });
+    let callers = CallerSettings { anonymous: true, ..CallerSettings::default() };
+    let callers = Callers::new(callers, SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), None);
     let settings = EdgeSettings {
         generation,
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-        callers: CallerSettings { anonymous: true, keys: Vec::new(), origins: Vec::new() },
+        callers: callers.into(),
         proxy,
         backends: backends.collect(),
         tls: tls(),
@@ -144,7 +150,7 @@ impl Stage {
         let (backends, limits) = (&schedule.backends, schedule.limits);
         let mut pool = Pool::new(pool_settings(backends, limits), schedule.seed);
         (0..backends.len()).for_each(|backend| pool.set_credential(backend, true));
-        let shared = Arc::new(Shared::new(pool));
+        let shared = Arc::new(Shared::new(pool, PINS));
         shared.health.set_credentials(backends.len());
         let first = edge(&world, 0, backends, limits);
         let ids = RequestIds::new(schedule.seed, 0);
@@ -206,7 +212,9 @@ impl Stage {
                 let mut pool = self.shared.pool();
                 pool.reconfigure(clock::now(), pool_settings(backends, self.limits));
                 (0..backends.len()).for_each(|backend| pool.set_credential(backend, true));
+                let ids = pool.backend_ids();
                 drop(pool);
+                self.shared.pins().reconfigure(PINS, ids);
                 let mut book = self.world.book.borrow_mut();
                 book.note(now, || "reload".to_owned());
                 book.reload(now, backends);

@@ -3,6 +3,8 @@
 mod choosing;
 mod cooldowns;
 mod exhaustion;
+mod pinned;
+mod pins;
 mod properties;
 mod reload;
 mod rests;
@@ -29,6 +31,7 @@ const CHAT: Ask<'static> = Ask {
     streamed: true,
     harmless: true,
     lowest_priority: None,
+    pin: None,
 };
 
 fn start() -> Instant {
@@ -181,6 +184,7 @@ fn answer<'a>(status: u16, headers: &'a HeaderMap, body: &'a [u8]) -> Answer<'a>
         body,
         service_tier: None,
         callers_credential: false,
+        looked_for: false,
     }
 }
 

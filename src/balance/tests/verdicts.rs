@@ -299,15 +299,15 @@ fn an_operation_not_supported_is_absent_from_this_lane_only() {
 
 #[test]
 fn what_lives_on_another_backend_is_looked_for_there_and_changes_nothing() {
-    for (status, code) in [
-        (400, "invalid_encrypted_content"),
-        (400, "previous_response_not_found"),
-        (404, "previous_response_not_found"),
+    for (status, code, expected) in [
+        (400, "invalid_encrypted_content", Verdict::Elsewhere),
+        (400, "previous_response_not_found", Verdict::NotThere),
+        (404, "previous_response_not_found", Verdict::NotThere),
     ] {
         let mut world = World::ladder(2);
         let body = format!("{{\"error\":{{\"message\":\"no\",\"code\" : \"{code}\"}}}}");
         let judgement = verdict(status, &body);
-        assert_eq!((judgement.next, judgement.verdict), (Next::NextLane, Verdict::Elsewhere));
+        assert_eq!((judgement.next, judgement.verdict), (Next::NextLane, expected));
         world.meet(status, &[], &body);
         assert_eq!(world.next(), Ok(0));
     }

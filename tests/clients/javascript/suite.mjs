@@ -1,7 +1,7 @@
 // The official JavaScript SDK against a running Sidestep whose first backend throttles.
 // Environment as for ../python/suite.py: SIDESTEP_URL, SIDESTEP_SERVING.
 
-import { AzureOpenAI, OpenAI } from "openai";
+import { AzureOpenAI, OpenAI, toFile } from "openai";
 
 const url = process.env.SIDESTEP_URL;
 const serving = process.env.SIDESTEP_SERVING;
@@ -65,6 +65,25 @@ const operations = {
     const answer = await served(client.embeddings.create({ model: "text-embedding-3-small", input: ["one", "two"] }));
     check(answer.data.length === 2, `${answer.data.length} vectors`);
     check(answer.data[0].embedding.length > 8, "a vector that is none");
+  },
+  async stored(client) {
+    const first = await served(client.responses.create({ model: chatModel, input: messages }));
+    check((await client.responses.retrieve(first.id)).id === first.id, "another response");
+    const next = { model: chatModel, input: "And then?", previous_response_id: first.id };
+    check((await client.responses.create(next)).status === "completed", "the follow-up is not completed");
+    await client.responses.delete(first.id);
+    const gone = await client.responses.retrieve(first.id).catch((error) => error);
+    check(gone.status === 404, `what was deleted is answered with ${gone.status}`);
+  },
+  async files(client) {
+    const file = await client.files.create({ file: await toFile(Buffer.from("text"), "a.txt"), purpose: "assistants" });
+    const store = await client.vectorStores.create({ file_ids: [file.id] });
+    const tools = [{ type: "file_search", vector_store_ids: [store.id] }];
+    const asked = client.responses.create({ model: chatModel, input: messages, tools });
+    const { response } = await asked.withResponse();
+    const backend = response.headers.get("x-sidestep-backend");
+    check(backend === serving, `x-sidestep-backend is ${backend}, expected ${serving}`);
+    check((await client.files.delete(file.id)).deleted, "the file is still there");
   },
 };
 

@@ -13,7 +13,7 @@ import sys
 import traceback
 import urllib.request
 
-from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
+from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, NotFoundError, OpenAI
 
 URL = os.environ["SIDESTEP_URL"]
 SERVING = os.environ["SIDESTEP_SERVING"]
@@ -125,7 +125,55 @@ async def embeddings(client):
     check(len(answer.data[0].embedding) > 8, "a vector that is none")
 
 
-OPERATIONS = [chat, chat_streamed, responses, responses_streamed, embeddings]
+async def stored(client):
+    """A response that only the backend which made it has: read, continued, deleted, and then not found."""
+    raw = await settled(client.responses.with_raw_response.create(model=CHAT, input=MESSAGES))
+    check_served(raw)
+    first = await settled(raw.parse())
+    read = await settled(client.responses.retrieve(first.id))
+    check(read.id == first.id, f"read {read.id!r}")
+    second = await settled(client.responses.create(model=CHAT, input="And then?", previous_response_id=first.id))
+    check(second.status == "completed", f"status {second.status!r}")
+    stream = await settled(
+        client.responses.create(model=CHAT, input="And then?", previous_response_id=second.id, stream=True)
+    )
+    events = await events_of(stream)
+    third = await settled(client.responses.retrieve(events[0].response.id))
+    check(third.id == events[0].response.id, f"read {third.id!r}")
+    items = await settled(client.responses.input_items.list(first.id))
+    check(items.object == "list", f"items {items.object!r}")
+    await settled(client.responses.delete(first.id))
+    try:
+        await settled(client.responses.retrieve(first.id))
+    except NotFoundError:
+        return
+    raise AssertionError("what was deleted can still be read")
+
+
+async def files(client):
+    """A file, a store of it, a response that searches the store: all at the home backend."""
+    file = await settled(client.files.create(file=("a.txt", b"text"), purpose="assistants"))
+    store = await settled(client.vector_stores.create(name="books", file_ids=[file.id]))
+    raw = await settled(
+        client.responses.with_raw_response.create(
+            model=CHAT, input=MESSAGES, tools=[{"type": "file_search", "vector_store_ids": [store.id]}]
+        )
+    )
+    backend = raw.headers.get("x-sidestep-backend")
+    check(backend == SERVING, f"x-sidestep-backend is {backend!r}, expected {SERVING!r}")
+    listed = await settled(client.files.list())
+    check(file.id in [known.id for known in listed.data], "the file is not listed")
+    batch = await settled(
+        client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    )
+    check((await settled(client.batches.retrieve(batch.id))).id == batch.id, "another batch")
+    deleted = await settled(client.files.delete(file.id))
+    check(deleted.deleted, "the file is still there")
+
+
+OPERATIONS = [chat, chat_streamed, responses, responses_streamed, embeddings, stored, files]
 
 
 def throttled_counters():

@@ -25,6 +25,7 @@ fn ask(charge: u64) -> Ask<'static> {
         streamed: false,
         harmless: true,
         lowest_priority: None,
+        pin: None,
     }
 }
 
@@ -38,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn answer<'a>(status: u16, headers: &'a HeaderMap, body: &'a [u8]) -> Answer<'a> {
     let status = StatusCode::from_u16(status).expect("a status of ours");
-    Answer { status, headers, body, service_tier: None, callers_credential: false }
+    Answer { status, headers, body, service_tier: None, callers_credential: false, looked_for: false }
 }
 
 fn throttled(message: &Message<'_>, charge: u64) {

@@ -58,6 +58,7 @@ impl Request {
             streamed: self.streamed,
             harmless: self.harmless,
             lowest_priority: None,
+            pin: None,
         }
     }
 
@@ -134,6 +135,7 @@ impl World {
                     body: step.body,
                     service_tier: step.says("flex").then_some(Tier::Flex),
                     callers_credential: step.says("callers"),
+                    looked_for: false,
                 };
                 let judged = judge(&answer, &ask, &mut request.attempts);
                 answers_row(&answer, &ask, judged);
