@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::balance::{BackendSnapshot, LaneSnapshot, Reason};
+use crate::balance::{BackendSnapshot, LaneSnapshot, MishapSnapshot, Reason};
 
-use super::status::{BackendStatus, LaneStatus, QuotaStatus};
+use super::status::{BackendStatus, FailureStatus, LaneStatus, QuotaStatus};
 
 impl From<&BackendSnapshot> for BackendStatus {
     fn from(backend: &BackendSnapshot) -> Self {
@@ -50,7 +50,15 @@ impl From<&LaneSnapshot> for LaneStatus {
                 limit_tokens: lane.quota.limit_tokens,
                 remaining_tokens: lane.quota.remaining_tokens,
             },
+            first_byte_ms: lane.first_byte.map(ms),
+            failures: lane.mishaps.iter().map(FailureStatus::from).collect(),
         }
+    }
+}
+
+impl From<&MishapSnapshot> for FailureStatus {
+    fn from(met: &MishapSnapshot) -> Self {
+        Self { cause: Cow::Owned(met.mishap.to_string()), times: met.times, ago_ms: ms(met.ago) }
     }
 }
 

@@ -1,7 +1,9 @@
-//! What operators ask over HTTP: health, status, metrics, and to drain a backend.
+//! What operators ask over HTTP: the page, health, status, metrics, and to drain a backend.
 //!
-//! Owns: the admin listener's answers and who may have them. Does not own what they are about: the status
-//! document and the metrics are made by closures that `app` gives ([`Doors`]), health is telemetry's.
+//! Owns: the admin listener's answers and who may have them; the page (`page.html`, its style and script, served as
+//! one document), what its watchers are told (`live`), and the quarter of an hour that it shows (`history`). Does not own
+//! what they are about: the status document and the metrics are made by closures that `app` gives ([`Doors`]), health
+//! is telemetry's.
 //!
 //! Why so: this listener shows no content and holds no secret but its own token, yet a web page in an operator's
 //! browser must not read or steer it. So: a token beyond loopback (enforced in `settings`), the `Host` checked
@@ -11,24 +13,35 @@ pub mod status;
 
 mod access;
 mod backends;
+mod history;
+mod live;
+mod page;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
-use http_body_util::combinators::MapErr;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use secrecy::SecretString;
+use tokio::time::{MissedTickBehavior, interval};
 
+use crate::balance::PoolSnapshot;
 use crate::net::server::{BodyError, Handler, Peer};
 use crate::telemetry::health::{Readiness, health};
-use crate::telemetry::metrics;
+use crate::telemetry::{clock, metrics};
 
 use self::access::Access;
+use self::live::{Live, Unwatched, Watch};
+use self::page::Document;
 use self::status::StatusDocument;
 
 /// By name, to drained (true) or not; whether there is such a backend.
@@ -39,8 +52,14 @@ pub type SetDrained = dyn Fn(&str, bool) -> bool;
 pub struct Doors {
     /// Whether requests should be sent to us.
     pub readiness: Rc<dyn Fn() -> Readiness>,
-    /// The status document, as of now.
-    pub status: Rc<dyn Fn() -> StatusDocument>,
+    /// The pool, as of now.
+    pub pool: Rc<dyn Fn() -> PoolSnapshot>,
+    /// How many state changes the pool has seen; cheap.
+    pub changes: Rc<dyn Fn() -> u64>,
+    /// How many requests of callers have failed.
+    pub failed: Rc<dyn Fn() -> u64>,
+    /// The status document for this pool.
+    pub status: Rc<dyn Fn(&PoolSnapshot) -> StatusDocument>,
     /// The `OpenMetrics` document, as of now.
     pub metrics: Rc<dyn Fn() -> String>,
     /// Drains the backend of that name (true) or resumes it (false). False when there is none.
@@ -58,15 +77,66 @@ impl fmt::Debug for Doors {
 pub struct Admin {
     access: Access,
     doors: Doors,
+    page: Document,
+    live: Live,
 }
 
-/// The bodies of its answers: always whole, never an error.
-pub type AdminBody = MapErr<Full<Bytes>, fn(std::convert::Infallible) -> BodyError>;
+/// The body of an answer.
+#[derive(Debug)]
+pub struct AdminBody(Kind);
 
-type Answer = Response<Full<Bytes>>;
+#[derive(Debug)]
+enum Kind {
+    Whole(Full<Bytes>),
+    Live(Watch),
+}
+
+impl AdminBody {
+    fn whole(bytes: impl Into<Bytes>) -> Self {
+        Self(Kind::Whole(Full::new(bytes.into())))
+    }
+}
+
+impl Body for AdminBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Kind::Whole(body) => {
+                let never = |never: Infallible| match never {};
+                Pin::new(body).poll_frame(cx).map_err(never)
+            }
+            Kind::Live(watch) => Pin::new(watch).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(body) => body.is_end_stream(),
+            Kind::Live(watch) => watch.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(body) => body.size_hint(),
+            Kind::Live(watch) => watch.size_hint(),
+        }
+    }
+}
+
+type Answer = Response<AdminBody>;
 
 /// What a path of the admin listener is.
 enum Page<'a> {
+    /// `/`
+    Start,
+    /// `/events`
+    Events,
     /// One of the health paths.
     Health,
     /// `/status`
@@ -80,6 +150,8 @@ enum Page<'a> {
 impl Page<'_> {
     fn of(path: &str) -> Option<Page<'_>> {
         match path {
+            "/" => Some(Page::Start),
+            "/events" => Some(Page::Events),
             "/healthz" | "/livez" | "/readyz" => Some(Page::Health),
             "/status" => Some(Page::Status),
             "/metrics" => Some(Page::Metrics),
@@ -96,7 +168,8 @@ impl Page<'_> {
 
     fn allowed(&self) -> &'static str {
         match self {
-            Page::Health | Page::Status | Page::Metrics => "GET, HEAD",
+            Page::Start | Page::Health | Page::Status | Page::Metrics => "GET, HEAD",
+            Page::Events => "GET",
             Page::Drain { .. } => "POST",
         }
     }
@@ -106,7 +179,22 @@ impl Admin {
     /// `listen` is the address of the admin listener, `token` what its callers must show.
     #[must_use]
     pub fn new(listen: SocketAddr, token: Option<SecretString>, doors: Doors) -> Self {
-        Self { access: Access::new(listen, token), doors }
+        Self { access: Access::new(listen, token), doors, page: Document::new(), live: Live::new() }
+    }
+
+    /// Looks at the pool, remembers, and tells the watchers. Never ends: dropped with its runtime.
+    pub async fn look(self: Rc<Self>) {
+        let mut tick = interval(live::LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.live.look(clock::now(), &self.doors);
+        }
+    }
+
+    /// Ends the streams of the watchers.
+    pub fn end(&self) {
+        self.live.end();
     }
 
     /// The answer to a request; its body does not matter.
@@ -142,11 +230,13 @@ impl Admin {
 
     fn show(&self, path: &str, page: &Page<'_>) -> Answer {
         match page {
+            Page::Start => self.start(),
+            Page::Events => self.events(),
             Page::Health => match health(path, (self.doors.readiness)()) {
                 Some((status, text)) => plain(status, text),
                 None => plain(StatusCode::NOT_FOUND, "not found\n"),
             },
-            Page::Status => match serde_json::to_vec(&(self.doors.status)()) {
+            Page::Status => match serde_json::to_vec(&(self.doors.status)(&(self.doors.pool)())) {
                 Ok(document) => typed(StatusCode::OK, "application/json", document),
                 Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be shown\n"),
             },
@@ -163,6 +253,32 @@ impl Admin {
     }
 }
 
+impl Admin {
+    fn start(&self) -> Answer {
+        let mut answer = typed(StatusCode::OK, "text/html; charset=utf-8", self.page.body.clone());
+        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, self.page.policy.clone());
+        answer
+    }
+
+    fn events(&self) -> Answer {
+        let text = match self.live.watch(&self.doors) {
+            Ok(watch) => {
+                let mut answer = typed(StatusCode::OK, "text/event-stream", Bytes::new());
+                *answer.body_mut() = AdminBody(Kind::Live(watch));
+                // nginx would collect the events otherwise.
+                let unbuffered = HeaderName::from_static("x-accel-buffering");
+                answer.headers_mut().insert(unbuffered, HeaderValue::from_static("no"));
+                return answer;
+            }
+            Err(Unwatched::Full) => "as many watch already as may; close another page\n",
+            Err(Unwatched::Ended) => "stopping\n",
+        };
+        let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
+        answer
+    }
+}
+
 fn plain(status: StatusCode, text: &'static str) -> Answer {
     typed(status, "text/plain; charset=utf-8", text)
 }
@@ -171,7 +287,7 @@ fn typed(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -
     /// Nothing here may be framed, sniffed, cached, or run.
     const GUARDS: [(HeaderName, &str); 5] = [
         (
-            http::header::CONTENT_SECURITY_POLICY,
+            CONTENT_SECURITY_POLICY,
             "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         ),
         (http::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -179,7 +295,7 @@ fn typed(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (CACHE_CONTROL, "no-store"),
     ];
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(AdminBody::whole(body));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -194,29 +310,36 @@ impl Handler for Admin {
 
     async fn handle(self: Rc<Self>, request: Request<Incoming>, _: Peer) -> Response<Self::Body> {
         let (request, _) = request.into_parts();
-        let never: fn(std::convert::Infallible) -> BodyError = |never| match never {};
-        self.answer(&request).map(|body| body.map_err(never))
+        self.answer(&request)
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::cell::RefCell;
 
     use super::status::tests::document;
     use super::*;
 
+    pub(in super::super) fn doors() -> Doors {
+        Doors {
+            readiness: Rc::new(|| Readiness::Draining),
+            pool: Rc::new(|| PoolSnapshot { in_flight: 0, backends: Vec::new() }),
+            changes: Rc::new(|| 0),
+            failed: Rc::new(|| 0),
+            status: Rc::new(|_| document()),
+            metrics: Rc::new(|| "# EOF\n".to_owned()),
+            set_drained: Rc::new(|_, _| false),
+        }
+    }
+
     fn admin(listen: &str, token: Option<&str>, drained: &Rc<RefCell<Vec<(String, bool)>>>) -> Admin {
         let drained = Rc::clone(drained);
-        let doors = Doors {
-            readiness: Rc::new(|| Readiness::Draining),
-            status: Rc::new(document),
-            metrics: Rc::new(|| "# EOF\n".to_owned()),
-            set_drained: Rc::new(move |name, to| {
-                drained.borrow_mut().push((name.to_owned(), to));
-                name != "nowhere"
-            }),
-        };
+        let set_drained = Rc::new(move |name: &str, to| {
+            drained.borrow_mut().push((name.to_owned(), to));
+            name != "nowhere"
+        });
+        let doors = Doors { set_drained, ..doors() };
         Admin::new(listen.parse().unwrap(), token.map(SecretString::from), doors)
     }
 
@@ -239,6 +362,11 @@ mod tests {
     fn each_path_has_its_answer_and_others_have_none() {
         let admin = admin("127.0.0.1:9080", None, &Rc::default());
         for (line, status) in [
+            ("GET /", 200),
+            ("HEAD /", 200),
+            ("GET /events", 200),
+            ("HEAD /events", 405),
+            ("POST /", 405),
             ("GET /healthz", 200),
             ("GET /livez", 200),
             ("GET /readyz", 503),
@@ -263,6 +391,8 @@ mod tests {
     fn every_answer_carries_its_type_and_the_guards() {
         let admin = admin("127.0.0.1:9080", None, &Rc::default());
         for (line, media_type) in [
+            ("GET /", "text/html; charset=utf-8"),
+            ("GET /events", "text/event-stream"),
             ("GET /status", "application/json"),
             ("GET /metrics", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
             ("GET /nothing", "text/plain; charset=utf-8"),
@@ -282,7 +412,14 @@ mod tests {
         let host = ("host", "sidestep.svc:9080");
         assert_eq!(ask(&admin, "GET /healthz", &[host]), 200);
         assert_eq!(ask(&admin, "GET /readyz", &[host]), 503);
-        for line in ["GET /status", "GET /metrics", "GET /nothing", "POST /backends/west/drain"] {
+        for line in [
+            "GET /",
+            "GET /events",
+            "GET /status",
+            "GET /metrics",
+            "GET /nothing",
+            "POST /backends/west/drain",
+        ] {
             let answer = admin.answer(&request(line, &[host]));
             assert_eq!(answer.status(), 401, "{line}");
             assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic "));
@@ -298,7 +435,7 @@ mod tests {
     fn without_a_token_only_names_of_this_machine_are_answered() {
         let admin = admin("127.0.0.1:9080", None, &Rc::default());
         assert_eq!(ask(&admin, "GET /status", &[("host", "localhost:9080")]), 200);
-        for path in ["GET /status", "GET /metrics", "POST /backends/west/drain"] {
+        for path in ["GET /", "GET /events", "GET /status", "GET /metrics", "POST /backends/west/drain"] {
             assert_eq!(ask(&admin, path, &[("host", "rebound.example:9080")]), 403);
             assert_eq!(ask(&admin, path, &[]), 403);
         }

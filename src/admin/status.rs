@@ -188,6 +188,21 @@ pub struct LaneStatus {
     pub tokens_total: u64,
     /// What we know of its quota.
     pub quota: QuotaStatus,
+    /// From a request to the beginning of its good answer, on average lately.
+    pub first_byte_ms: Option<u64>,
+    /// Its last failures by kind, the newest first; at most five.
+    pub failures: Vec<FailureStatus>,
+}
+
+/// One kind of failure of a lane.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailureStatus {
+    /// A short fixed text.
+    pub cause: Cow<'static, str>,
+    /// How often, as long as it is remembered.
+    pub times: u64,
+    /// Since the last time.
+    pub ago_ms: u64,
 }
 
 /// A lane's quota, as far as its answers have told.
@@ -216,6 +231,8 @@ pub(super) mod tests {
             failed_total: 0,
             tokens_total: 0,
             quota: QuotaStatus::default(),
+            first_byte_ms: Some(180),
+            failures: vec![FailureStatus { cause: "503".into(), times: 2, ago_ms: 4_000 }],
         };
         let backend = BackendStatus {
             name: "west".into(),
@@ -276,7 +293,8 @@ pub(super) mod tests {
                 "lanes":[{"deployment":"gpt-4o","state":"cooling","remaining_ms":1500,
                     "cause":"retry-after-ms","in_flight":0,"requests_total":0,"served_total":0,
                     "throttled_total":0,"failed_total":0,"tokens_total":0,
-                    "quota":{"limit_tokens":null,"remaining_tokens":null}}]}]}"#;
+                    "quota":{"limit_tokens":null,"remaining_tokens":null},"first_byte_ms":180,
+                    "failures":[{"cause":"503","times":2,"ago_ms":4000}]}]}]}"#;
         let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
         assert_eq!(serde_json::to_value(document()).unwrap(), expected);
     }

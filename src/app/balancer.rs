@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::certificate::{ListenerCertificate, sentence};
 use crate::admin::status::{BackendStatus, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus};
 use crate::admin::{Admin, Doors};
-use crate::balance::Pool;
+use crate::balance::{Pool, PoolSnapshot};
 use crate::identity::callers::Callers;
 use crate::identity::entra::{Pace, keep_fresh};
 use crate::identity::token::{Changed, Keeper, Slot};
@@ -43,6 +43,9 @@ const BACKLOG: i32 = 1024;
 
 /// Connections of operators: watchers are far fewer.
 const OPERATORS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// An operator's page that takes nothing for so long is let go.
+const STALLED_OPERATOR: Duration = Duration::from_secs(30);
 
 /// Between two looks at whether all is well and whether cooldowns have ended.
 const TICK: Duration = Duration::from_secs(1);
@@ -124,6 +127,10 @@ struct View {
 }
 
 impl View {
+    fn pool(&self) -> PoolSnapshot {
+        self.shared.pool().snapshot(clock::now())
+    }
+
     fn tokens(&self) -> Vec<Option<Slot>> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -141,9 +148,8 @@ impl View {
         format!("{scheme}://{}", self.listen)
     }
 
-    fn status(&self) -> StatusDocument {
+    fn status(&self, snapshot: &PoolSnapshot) -> StatusDocument {
         let totals = self.metrics.totals();
-        let snapshot = self.shared.pool().snapshot(clock::now());
         StatusDocument {
             version: env!("CARGO_PKG_VERSION"),
             now_ms: clock::unix_ms(),
@@ -174,8 +180,7 @@ impl View {
     }
 
     fn metrics(&self) -> String {
-        let snapshot = self.shared.pool().snapshot(clock::now());
-        self.metrics.render(PoolGauges::from(&snapshot), self.sink.dropped())
+        self.metrics.render(PoolGauges::from(&self.pool()), self.sink.dropped())
     }
 
     fn set_drained(&self, name: &str, drained: bool) -> bool {
@@ -290,7 +295,7 @@ impl Balancer {
     /// What `GET /status` says.
     #[must_use]
     pub fn status(&self) -> StatusDocument {
-        self.view.status()
+        self.view.status(&self.view.pool())
     }
 
     /// Stops in order: unready at once, accepting for `drain_delay`, ending for `drain_timeout`.
@@ -436,16 +441,29 @@ impl Control {
         let Ok(runtime) = runtime else { return false };
         runtime.block_on(async {
             let (admin_stop, admin_stopped) = watch::channel(Stop::Run);
+            let mut operators = None;
             if let Some(listener) = admin.and_then(|admin| tokio::net::TcpListener::from_std(admin).ok()) {
                 let admin = Rc::new(self.admin());
-                let limits = ServerLimits { connections: OPERATORS, ..ServerLimits::default() };
-                tokio::task::spawn_local(serve(listener, admin, limits, admin_stopped));
+                let limits = ServerLimits {
+                    connections: OPERATORS,
+                    write_idle: STALLED_OPERATOR,
+                    ..ServerLimits::default()
+                };
+                tokio::task::spawn_local(Rc::clone(&admin).look());
+                let serving = serve(listener, Rc::clone(&admin), limits, admin_stopped);
+                operators = Some((admin, tokio::task::spawn_local(serving)));
             }
             self.callers.fetch(&self.tls);
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return false };
             self.keep_tokens();
             self.view.shared.health.set_listening();
             let asked = self.serve(listener, &mut orders).await;
+            if let Some((admin, serving)) = operators {
+                // Pages hear the end as an end.
+                admin.end();
+                admin_stop.send_replace(Stop::Drain);
+                let _late = tokio::time::timeout(LAST_WORDS, serving).await;
+            }
             admin_stop.send_replace(Stop::Abort);
             asked
         })
@@ -453,10 +471,14 @@ impl Control {
 
     fn admin(&self) -> Admin {
         let (of_status, of_metrics, of_drain) = (self.view.clone(), self.view.clone(), self.view.clone());
+        let (of_pool, of_changes, of_failed) = (self.view.clone(), self.view.clone(), self.view.clone());
         let shared = Arc::clone(&self.view.shared);
         let doors = Doors {
             readiness: Rc::new(move || shared.health.readiness()),
-            status: Rc::new(move || of_status.status()),
+            pool: Rc::new(move || of_pool.pool()),
+            changes: Rc::new(move || of_changes.shared.pool().changes_so_far()),
+            failed: Rc::new(move || of_failed.metrics.totals().failed),
+            status: Rc::new(move |pool| of_status.status(pool)),
             metrics: Rc::new(move || of_metrics.metrics()),
             set_drained: Rc::new(move |name, drained| of_drain.set_drained(name, drained)),
         };

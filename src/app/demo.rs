@@ -67,13 +67,14 @@ fn run(options: &DemoOptions, rate: f64, no_color: Option<&OsStr>) -> Result<(),
     let done = Arc::new(AtomicBool::new(false));
     let callers = callers(&balancer, rate, Arc::clone(&done)).map_err(|error| error.to_string())?;
     let address = format!("http://{}", balancer.address());
+    let page = balancer.admin_address().map(|admin| format!("http://{admin}"));
     let plain = !io::stdout().is_terminal();
     if plain {
-        say(&welcome(&address));
+        say(&welcome(&address, page.as_deref()));
     }
     let view = ViewOptions {
         title: "Sidestep demo".to_owned(),
-        notes: if plain { Vec::new() } else { notes(&address) },
+        notes: if plain { Vec::new() } else { notes(&address, page.as_deref()) },
         seconds: options.seconds.map(Duration::from_secs),
         stop,
         plain,
@@ -130,13 +131,15 @@ fn balancer(simulator: &Simulator, port: Option<u16>) -> Result<Balancer, String
 }
 
 /// Under the picture: what is seen, and how to try it.
-fn notes(address: &str) -> Vec<String> {
-    vec![
+fn notes(address: &str, page: Option<&str>) -> Vec<String> {
+    let page = page.map(|page| format!("Status page: {page}"));
+    let how = [
         "Three simulated resources, each 30,000 tokens a minute; windows are 10 s".to_owned(),
         curl(address),
         format!("python: c = openai.OpenAI(base_url=\"{address}\", api_key=\"x\")"),
         "        print(c.responses.create(model=\"gpt-4o\", input=\"hi\").output_text)".to_owned(),
-    ]
+    ];
+    page.into_iter().chain(how).collect()
 }
 
 fn curl(address: &str) -> String {
@@ -152,10 +155,11 @@ fn python(address: &str) -> String {
     )
 }
 
-fn welcome(address: &str) -> String {
+fn welcome(address: &str, page: Option<&str>) -> String {
+    let page = page.map(|page| format!("Status page: {page}\n")).unwrap_or_default();
     format!(
         "Sidestep demo at {address}: three simulated Azure OpenAI resources, each 30,000 tokens a minute;\n\
-         windows are 10 s, and each resource in turn is also used by somebody else. Try it:\n\n    {}\n\n{}\n",
+         windows are 10 s, and each resource in turn is also used by somebody else.\n{page}\nTry it:\n\n    {}\n\n{}\n",
         curl(address),
         python(address)
     )

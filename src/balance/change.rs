@@ -102,10 +102,13 @@ pub enum Change {
 pub(super) struct Changes {
     waiting: VecDeque<Change>,
     lost: u64,
+    /// Ever pushed, lost ones included.
+    pub(super) number: u64,
 }
 
 impl Changes {
     pub(super) fn push(&mut self, change: Change) {
+        self.number += 1;
         if self.waiting.len() < WAITING {
             self.waiting.push_back(change);
         } else {

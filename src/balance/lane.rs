@@ -9,6 +9,7 @@ use super::backend::BackendId;
 use super::cooldown::{self, Away, Told};
 use super::health::Health;
 use super::reason::Reason;
+use super::recent::Recent;
 use super::size::SizeMarks;
 
 /// How long a deployment is believed not to exist; Azure says new ones appear within five minutes.
@@ -103,6 +104,7 @@ pub(super) struct Lane {
     pub(super) tally: Tally,
     pub(super) health: Health,
     pub(super) quota: Quota,
+    pub(super) recent: Recent,
     cooldown: Option<Cooldown>,
     absent_until: Option<Instant>,
     unsupported: Vec<(&'static str, Instant)>,
@@ -123,6 +125,7 @@ impl Lane {
             tally: Tally::default(),
             health: Health::default(),
             quota: Quota::default(),
+            recent: Recent::default(),
             cooldown: None,
             absent_until: None,
             unsupported: Vec::new(),

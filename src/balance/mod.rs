@@ -28,6 +28,7 @@ mod lane;
 mod pins;
 mod pool;
 mod reason;
+mod recent;
 mod routes;
 mod size;
 mod snapshot;
@@ -49,6 +50,7 @@ pub use self::lane::{Quota, Tally};
 pub use self::pins::{PinCounts, PinSettings, Pins, Whereabouts};
 pub use self::pool::{Ask, Pick, Pool};
 pub use self::reason::{AttemptFailure, Reason};
+pub use self::recent::{Mishap, MishapSnapshot};
 pub use self::snapshot::{BackendSnapshot, LaneSnapshot, PoolSnapshot, State};
 pub use self::verdict::{Answer, Judgement, Next, Tier, Verdict, judge, judge_failure};
 

@@ -64,6 +64,7 @@ pub struct Pick {
     stamp: u64,
     route: Option<usize>,
     number: u64,
+    asked: Instant,
     family: &'static str,
     operation: &'static str,
     charge: u64,
@@ -163,6 +164,7 @@ impl Pool {
             stamp,
             route,
             number: self.picks,
+            asked: now,
             family: ask.family,
             operation: ask.operation,
             charge: ask.charge,
@@ -175,6 +177,7 @@ impl Pool {
         attempts.answered = Some(pick.number);
         if let Some(lane) = self.lanes.stamped(pick.slot, pick.stamp) {
             lane.quota.learn(Quota::read(headers));
+            lane.recent.answered(now.saturating_duration_since(pick.asked));
             lane.forget_absence();
             let recovered = lane.health.well(pick.number);
             if recovered && let Some((backend, deployment)) = self.names(pick) {
@@ -192,6 +195,9 @@ impl Pool {
     #[expect(clippy::needless_pass_by_value, reason = "consumed, so that it cannot be reported twice")]
     pub fn report(&mut self, now: Instant, pick: Pick, verdict: Verdict, attempts: &mut Attempts) {
         self.release(&pick);
+        if let Some(lane) = self.lane(&pick) {
+            lane.recent.ended(now, &verdict);
+        }
         if is_answer(&verdict) {
             self.reached(&pick);
         }
@@ -262,6 +268,12 @@ impl Pool {
     #[must_use]
     pub fn has_changes(&self) -> bool {
         !self.changes.is_empty()
+    }
+
+    /// How many state changes there have been; differs once something looks otherwise than before.
+    #[must_use]
+    pub fn changes_so_far(&self) -> u64 {
+        self.changes.number
     }
 
     /// Which settings positions count in now: the `generation` of the next pick.

@@ -8,6 +8,7 @@ use super::backend::Backend;
 use super::health::{Fit, Health};
 use super::lane::{Lane, Quota, Tally};
 use super::reason::Reason;
+use super::recent::MishapSnapshot;
 use super::routes::Lanes;
 
 /// The pool at one moment.
@@ -63,6 +64,10 @@ pub struct LaneSnapshot {
     pub tally: Tally,
     /// As told last.
     pub quota: Quota,
+    /// From a request to the beginning of its good answer, on average lately.
+    pub first_byte: Option<Duration>,
+    /// Its last failures by kind, the newest first; a handful.
+    pub mishaps: Vec<MishapSnapshot>,
 }
 
 /// What a lane or backend does with requests. Displays as the word that operators see.
@@ -154,6 +159,8 @@ fn lane(backend: &Backend, lane: &Lane, now: Instant) -> LaneSnapshot {
         cause,
         tally: lane.tally,
         quota: lane.quota,
+        first_byte: lane.recent.first_byte(),
+        mishaps: lane.recent.mishaps(now),
     }
 }
 

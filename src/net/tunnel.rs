@@ -1,7 +1,7 @@
 //! A WebSocket between a caller and a backend, once both have agreed on it: bytes both ways, as they come.
 //!
 //! One piece at a time and direction: while a side does not take what it is sent, nothing more is read for it, so that
-//! back-pressure goes through. Frames are looked at, never changed ([`super::frames`]): pings, close codes and
+//! back-pressure goes through. Frames are looked at, never changed (`frames`): pings, close codes and
 //! extensions are the two sides' own affair. When we stop, each side gets a close frame where one may stand.
 
 use std::future::poll_fn;

@@ -271,6 +271,21 @@ async fn with_no_credential_at_all_a_request_waits_three_seconds_and_is_told_so(
 }
 
 #[tokio::test]
+async fn a_slow_token_service_holds_up_the_first_requests_alone_and_for_no_longer_than_it_takes() {
+    let service = TokenService::start(|_, _| (Duration::from_secs(1), 200, token("the-token", 3600).2));
+    let stage = accepting([("east", 1)], &["the-token"]).keyless("east", &service.client_secret()).start();
+    let began = tokio::time::Instant::now();
+    let callers = [stage.caller(), stage.caller(), stage.caller()];
+    let calls = callers.map(|caller| tokio::spawn(async move { caller.post(CHAT, QUESTION).await }));
+    for call in calls {
+        assert_eq!(call.await.unwrap().status, 200);
+    }
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_millis(900) && waited < Duration::from_millis(2_900), "{waited:?}");
+    assert_eq!(service.asked().len(), 1);
+}
+
+#[tokio::test]
 async fn what_is_no_token_is_told_whatever_it_is() {
     let huge = "x".repeat(300 * 1024);
     for (status, body, cause) in [

@@ -177,6 +177,17 @@ impl Scrape {
             let labels = [("backend", &**backend), ("deployment", deployment)];
             metric.encode_family(&labels)?.encode_gauge(&left.as_secs_f64())?;
         }
+        let help =
+            "Tokens a minute that a lane may use, and what is left of them, as far as its answers have told";
+        let mut metric = encoder.encode_descriptor("lane_quota_tokens", help, None, MetricType::Gauge)?;
+        for (backend, deployment, lane) in &lanes {
+            let (limit, remaining) = (lane.quota.limit_tokens, lane.quota.remaining_tokens);
+            for (kind, tokens) in [("limit", limit), ("remaining", remaining)] {
+                let Some(tokens) = tokens else { continue };
+                let labels = [("backend", &**backend), ("deployment", deployment), ("kind", kind)];
+                metric.encode_family(&labels)?.encode_gauge(&tokens)?;
+            }
+        }
         let help = "Attempts under way";
         let mut metric = encoder.encode_descriptor("in_flight", help, None, MetricType::Gauge)?;
         for backend in &self.pool.backends {

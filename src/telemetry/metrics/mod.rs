@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::balance::Quota;
+
 use super::access::AccessRecord;
 
 use self::histogram::{FIRST_BYTE, Histogram, OURS, WHOLE};
@@ -97,6 +99,8 @@ pub struct LaneGauge {
     pub state: &'static str,
     /// Time until it admits again.
     pub remaining: Option<Duration>,
+    /// Tokens a minute that it may use, and what is left of them; as far as its answers have told.
+    pub quota: Quota,
 }
 
 /// The words for a lane's state.
@@ -484,6 +488,10 @@ mod tests {
             known: state != "absent",
             state,
             remaining: (seconds > 0).then(|| Duration::from_secs(seconds)),
+            quota: Quota {
+                limit_tokens: (seconds == 7).then_some(30_000),
+                remaining_tokens: (seconds == 7).then_some(0),
+            },
         };
         let lanes =
             vec![lane("gpt-4o", "cooling", 7), lane("o3", "resting", 5), lane("guess", "absent", 300)];
@@ -496,6 +504,15 @@ mod tests {
             (r#"sidestep_cooldown_seconds{backend="we\"st",deployment="gpt-4o"}"#, Some("7.0")),
             (r#"sidestep_cooldown_seconds{backend="we\"st",deployment="o3"}"#, Some("0.0")),
             (r#"sidestep_in_flight{backend="we\"st"}"#, Some("4")),
+            (
+                r#"sidestep_lane_quota_tokens{backend="we\"st",deployment="gpt-4o",kind="limit"}"#,
+                Some("30000"),
+            ),
+            (
+                r#"sidestep_lane_quota_tokens{backend="we\"st",deployment="gpt-4o",kind="remaining"}"#,
+                Some("0"),
+            ),
+            (r#"sidestep_lane_quota_tokens{backend="we\"st",deployment="o3",kind="limit"}"#, None),
             (r#"sidestep_credential_ready{backend="we\"st"}"#, Some("0")),
         ] {
             assert_eq!(line_of(&text, start), count, "{start}\n{text}");

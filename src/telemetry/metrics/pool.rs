@@ -20,6 +20,7 @@ impl From<&PoolSnapshot> for PoolGauges {
                     known: lane.known,
                     state: lane.state.word(),
                     remaining: lane.remaining,
+                    quota: lane.quota,
                 })
                 .collect(),
         });

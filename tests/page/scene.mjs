@@ -1,0 +1,97 @@
+// What the suite stands on: processes of ours on free ports, and Debian's Chromium.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+export const SIDESTEP = process.env.SIDESTEP ?? fileURLToPath(new URL("../../target/debug/sidestep", import.meta.url));
+const CHROMIUM = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
+
+/** Held together, so that no two are the same. */
+export async function freePorts(n) {
+  const servers = await Promise.all(Array.from({ length: n }, async () => {
+    const server = createServer().listen(0, "127.0.0.1");
+    await once(server, "listening");
+    return server;
+  }));
+  const ports = servers.map((server) => server.address().port);
+  await Promise.all(servers.map((server) => new Promise((done) => server.close(done))));
+  return ports;
+}
+
+const running = new Set();
+
+/** Ends whatever a failed test has left. */
+export const end = () => Promise.all([...running].map((stop) => stop()));
+
+/** A process of ours, once it has said what `ready` matches. */
+export async function sidestep(args, ready) {
+  const child = spawn(SIDESTEP, args, { stdio: ["ignore", "pipe", "pipe"] });
+  let said = "";
+  const match = await new Promise((done, fail) => {
+    const hear = (piece) => {
+      said += piece;
+      const found = said.match(ready);
+      if (found) done(found);
+    };
+    child.stdout.on("data", hear);
+    child.stderr.on("data", hear);
+    child.once("exit", (code) => fail(new Error(`sidestep ${args.join(" ")} ended with ${code}: ${said}`)));
+    child.once("error", fail);
+  });
+  const stop = async (signal = "SIGKILL") => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, "exit");
+    child.kill(signal);
+    await ended;
+    running.delete(stop);
+  };
+  running.add(stop);
+  return { match, stop };
+}
+
+/** `sidestep serve` with these settings. */
+export async function serve(settings) {
+  const folder = await mkdtemp(join(tmpdir(), "sidestep-page-"));
+  const file = join(folder, "sidestep.toml");
+  await writeFile(file, settings);
+  const running = await sidestep(["serve", "--config", file], /listening/);
+  return { stop: async (signal) => { await running.stop(signal); await rm(folder, { recursive: true, force: true }); } };
+}
+
+/** Simulated resources of these names, until the end; their addresses, in order. `more` are lines for each. */
+export async function simulate(names, more = "") {
+  const folder = await mkdtemp(join(tmpdir(), "sidestep-page-"));
+  const file = join(folder, "simulate.toml");
+  await writeFile(file, names.map((name) => `[[resources]]\nname = "${name}"\nquota = { tokens_per_minute = 100000000 }\n${more}\n`).join("\n"));
+  const { match } = await sidestep(["simulate", "--config", file], /^[^]*Ctrl-C/);
+  await rm(folder, { recursive: true, force: true });
+  const urls = new Map([...match[0].matchAll(/^(\S+) listens on (\S+)$/gm)].map(([, name, url]) => [name, url]));
+  return names.map((name) => urls.get(name));
+}
+
+export function launch() {
+  if (!CHROMIUM) throw new Error("no Chromium: apt-get install chromium, or set CHROMIUM");
+  // The sandbox needs rights that root in a container does not have.
+  const args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
+  return chromium.launch({ executablePath: CHROMIUM, args });
+}
+
+/** The page, once it shows a document. Whatever the browser complains about is collected in `problems`. */
+export async function open(browser, url, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  const page = await context.newPage();
+  page.problems = [];
+  page.on("pageerror", (error) => page.problems.push(error.message));
+  page.on("console", (message) => { if (message.type() === "error") page.problems.push(message.text()); });
+  await page.goto(url);
+  await live(page);
+  return page;
+}
+
+export const live = (page) => page.waitForFunction(() => document.getElementById("link").textContent === "Live");

@@ -1,0 +1,371 @@
+// The status page in a real Chromium, before a real balancer. Run by .ci/long; by hand:
+//   npm ci --prefix tests/page && cargo build && node --test tests/page/
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { after, before, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { end, freePorts, launch, live, open, serve, sidestep, simulate } from "./scene.mjs";
+
+const AXE = await readFile(fileURLToPath(new URL("node_modules/axe-core/axe.min.js", import.meta.url)), "utf8");
+const BACKENDS = ["east", "west", "north"];
+
+let browser;
+before(async () => { browser = await launch(); });
+after(async () => { await browser?.close(); await end(); });
+
+/** Numbers shown in an element, `1,234` as 1234. */
+const shown = async (page, selector) => Number((await page.textContent(selector)).replace(/[^0-9.]/g, ""));
+const row = (page, name) => page.locator(".backend", { has: page.locator(".name", { hasText: new RegExp(`^${name}$`) }) });
+const button = (page, name) => row(page, name).getByRole("button");
+
+/** Waits for what is told and returns it; an exception would only say that time ran out. */
+async function until(what, check, seconds = 40) {
+  const end = Date.now() + seconds * 1000;
+  for (;;) {
+    const found = await check();
+    if (found) return found;
+    assert.ok(Date.now() < end, `not within ${seconds} s: ${what}`);
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}
+
+/** What axe finds wrong, as short lines. The page's policy lets nothing in, so axe comes by the debugger. */
+async function violations(page) {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Runtime.evaluate", { expression: AXE });
+  const { result } = await session.send("Runtime.evaluate", {
+    expression: `axe.run().then((found) => JSON.stringify(found.violations.map((one) =>
+      one.id + ": " + one.nodes.slice(0, 3).map((node) => node.target + " " + node.failureSummary).join("; "))))`,
+    awaitPromise: true,
+    returnByValue: true,
+  });
+  return JSON.parse(result.value);
+}
+
+describe("the demo", () => {
+  let demo, url, page;
+  before(async () => {
+    const [port] = await freePorts(1);
+    demo = await sidestep(["demo", "--port", String(port)], /Status page: (http:\/\/[0-9.:]+)/);
+    url = demo.match[1];
+    page = await open(browser, url);
+  });
+  after(async () => { await page?.context().close(); await demo?.stop(); });
+
+  test("shows every backend with its state in words, and what callers got", async () => {
+    await until("all three backends have served gpt-4o", async () => (await page.locator(".deployment", { hasText: /^gpt-4o$/ }).count()) === 3);
+    assert.deepEqual(await page.locator(".name").allTextContents(), BACKENDS);
+    for (const name of BACKENDS) assert.match(await row(page, name).locator(".state").textContent(), /^(Admitting|Cooling, .*(left|any moment)|On trial: one request first)$/);
+    await until("a request has succeeded", async () => (await page.textContent("#success")) === "100 %");
+    await until("a quota is told", async () => /^\d[\d.,k]* of [\d.,]+k? tokens$/.test(await row(page, "east").locator(".quota").textContent()));
+    assert.match(await row(page, "east").locator("p.number").nth(2).textContent(), /\d ms$/);
+    assert.equal(await page.locator("h1").textContent(), "Everyone is being served");
+  });
+
+  test("moves by itself: requests, tokens, rates, the past", async () => {
+    const [requests, tokens] = [await shown(page, "#success-note"), await shown(page, "#tokens")];
+    await until("more requests", async () => (await shown(page, "#success-note")) > requests);
+    await until("more tokens", async () => (await shown(page, "#tokens")) > tokens);
+    await until("a rate", async () => /[1-9]/.test(await page.textContent("#tokens-note")));
+    const label = await page.locator("canvas").first().getAttribute("aria-label");
+    await until("a step of the past", async () => (await page.locator("canvas").first().getAttribute("aria-label")) !== label);
+  });
+
+  test("counts a cooldown down, smoothly and to its end", async () => {
+    const read = () => page.evaluate(() => {
+      for (const lane of document.querySelectorAll('.lane[data-state="cooling"]')) {
+        const seconds = lane.querySelector(".state").textContent.match(/([\d.]+) s left/);
+        if (seconds) return { who: lane.querySelector(".name").textContent, left: Number(seconds[1]) };
+      }
+      return null;
+    });
+    const first = await until("somebody cools", read);
+    const seen = [];
+    await until(`${first.who} is back`, async () => {
+      const state = await row(page, first.who).locator(".state").textContent();
+      const left = state.match(/([\d.]+) s left/);
+      if (left) seen.push(Number(left[1]));
+      return state === "Admitting";
+    });
+    const falls = seen.filter((left, i) => i > 0 && left < seen[i - 1]).length;
+    const rises = seen.filter((left, i) => i > 0 && left > seen[i - 1] + 0.15).length;
+    assert.ok(falls >= 5 && rises === 0, `it should only fall: ${seen}`);
+    await until("absorbed 429s are counted", async () => (await shown(page, "#absorbed")) > 0);
+    assert.match(await row(page, first.who).locator("summary").textContent(), /^Last trouble: 429, /);
+  });
+
+  test("draws bars where it served and a band where it cooled", async () => {
+    await until("green and amber are drawn", () => page.evaluate(() => {
+      const seen = new Set();
+      for (const canvas of document.querySelectorAll("canvas")) {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        for (let i = 0; i < data.length; i += 4) if (data[i + 3] === 255) seen.add(`${data[i]},${data[i + 1]},${data[i + 2]}`);
+      }
+      return seen.has("79,165,131") && seen.has("233,168,32");
+    }));
+    await page.locator("canvas").first().hover({ position: { x: 5, y: 20 } });
+    assert.match(await page.textContent("#readout"), /^\d\d:\d\d:\d\d: not seen$/);
+  });
+
+  test("drains a backend only after a yes, and resumes it", async () => {
+    await button(page, "west").click();
+    const dialog = page.locator("dialog");
+    assert.equal(await dialog.locator("h2").textContent(), "Drain west?");
+    await dialog.getByRole("button", { name: "Cancel" }).click();
+    await until("the dialog is closed", async () => !(await dialog.isVisible()));
+    assert.notEqual(await row(page, "west").locator(".state").textContent(), "Drained");
+
+    await button(page, "west").focus();
+    await page.keyboard.press("Enter");
+    await dialog.getByRole("button", { name: "Drain", exact: true }).click();
+    await until("it is drained", async () => (await row(page, "west").locator(".state").textContent()) === "Drained");
+    assert.equal(await dialog.isVisible(), false);
+    assert.match(await page.textContent("#subline"), /west: drained/);
+    await until("it is told to those who listen", async () => /west: drained/.test(await page.textContent("#news")));
+    const other = await open(browser, url);
+    assert.equal(await row(other, "west").locator(".state").textContent(), "Drained", "another page sees it too");
+    await other.context().close();
+
+    await button(page, "west").click();
+    assert.equal(await dialog.locator("h2").textContent(), "Resume west?");
+    await dialog.getByRole("button", { name: "Resume" }).click();
+    await until("it is back", async () => /^(Admitting|Cooling)/.test(await row(page, "west").locator(".state").textContent()));
+  });
+
+  for (const colorScheme of ["light", "dark"]) {
+    test(`${colorScheme}: axe finds nothing, wide, narrow, with details and with the dialog`, async () => {
+      const page = await open(browser, url, { colorScheme });
+      const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+      assert.equal(ground, colorScheme === "light" ? "rgb(250, 249, 247)" : "rgb(19, 22, 25)");
+      await page.locator("summary").first().click();
+      await until("details are shown", async () => /Address/.test(await page.locator("details[open]").textContent()));
+      assert.deepEqual(await violations(page), []);
+      await page.setViewportSize({ width: 390, height: 844 });
+      assert.deepEqual(await violations(page), []);
+      await button(page, "east").click();
+      assert.deepEqual(await violations(page), []);
+      assert.deepEqual(page.problems, []);
+      await page.context().close();
+    });
+  }
+
+  test("on a phone nothing is wider than the screen", async () => {
+    for (const width of [390, 320, 768]) {
+      const page = await open(browser, url, { viewport: { width, height: 844 } });
+      await page.locator("summary").first().click();
+      const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.equal(over, 0, `at ${width}`);
+      await page.context().close();
+    }
+  });
+
+  test("can be used by keys alone, and says what has the focus", async () => {
+    const page = await open(browser, url);
+    const focused = [];
+    for (let i = 0; i < 6; i++) {
+      await page.keyboard.press("Tab");
+      focused.push(await page.evaluate(() => {
+        const outline = getComputedStyle(document.activeElement).outlineStyle;
+        return `${document.activeElement.getAttribute("aria-label") ?? document.activeElement.tagName} ${outline}`;
+      }));
+    }
+    for (const name of BACKENDS) assert.ok(focused.includes(`Drain ${name} solid`), `${focused}`);
+    assert.ok(focused.includes("SUMMARY solid"), `${focused}`);
+    await page.context().close();
+  });
+
+  test("nothing is asked of anybody but the balancer, and nothing else may run", async () => {
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    const asked = [];
+    page.on("request", (request) => asked.push(request.url()));
+    const answer = await page.goto(url);
+    await live(page);
+    assert.deepEqual(asked.filter((one) => !one.startsWith("data:")), [`${url}/`, `${url}/events`]);
+    assert.match(answer.headers()["content-security-policy"], /^default-src 'none'; style-src 'sha256-[^']+'; script-src 'sha256-[^']+'; connect-src 'self'/);
+    const ran = await page.evaluate(() => new Promise((done) => {
+      const script = document.createElement("script");
+      script.textContent = "window.intruder = true";
+      document.body.append(script);
+      setTimeout(() => done(window.intruder === true), 100);
+    }));
+    assert.equal(ran, false);
+    await context.close();
+  });
+
+  test("no error was written to the console", () => assert.deepEqual(page.problems, []));
+});
+
+/** Backends of these names at addresses where nobody listens, unless told otherwise. */
+const settings = ({ callers, admin, token, backends }) => `
+[server]
+listen = "127.0.0.1:${callers}"
+admin_listen = "127.0.0.1:${admin}"
+${token ? `admin_token = "${token}"` : ""}
+${backends.map(({ name, url, priority = 1 }, i) => `
+[[backends]]
+name = "${name}"
+url = "${url ?? `http://127.0.${Math.floor(i / 250)}.${i % 250 + 1}:9`}"
+api_key = "k"
+priority = ${priority}`).join("\n")}
+`;
+
+describe("a balancer with settings", () => {
+  test("a token is asked for by the browser's own prompt, and then the page lives and drains", async () => {
+    const [callers, admin] = await freePorts(2);
+    const balancer = await serve(settings({ callers, admin, token: "the-admin-token-0123456789", backends: [{ name: "one" }, { name: "two" }] }));
+    const url = `http://127.0.0.1:${admin}/`;
+    try {
+      const stranger = await (await browser.newContext()).newPage();
+      const answer = await stranger.goto(url).catch((error) => error);
+      assert.ok(answer instanceof Error ? /INVALID_AUTH|ERR_/.test(answer.message) : answer.status() === 401, "nothing without the token");
+      await stranger.context().close();
+      const page = await open(browser, url, { httpCredentials: { username: "operator", password: "the-admin-token-0123456789" } });
+      await button(page, "one").click();
+      await page.locator("dialog").getByRole("button", { name: "Drain", exact: true }).click();
+      await until("it is drained", async () => (await row(page, "one").locator(".state").textContent()) === "Drained");
+      await page.context().close();
+    } finally {
+      await balancer.stop();
+    }
+  });
+
+  test("a lost connection is told with its moment, and the page comes back by itself", async () => {
+    const [callers, admin] = await freePorts(2);
+    const text = settings({ callers, admin, backends: [{ name: "one" }] });
+    let balancer = await serve(text);
+    try {
+      const page = await open(browser, `http://127.0.0.1:${admin}/`);
+      await balancer.stop();
+      await until("the loss is told", async () => /^Connection lost since \d\d:\d\d:\d\d\. Trying again\.$/.test(await page.textContent("#link")), 10);
+      assert.ok(await page.evaluate(() => document.body.classList.contains("lost")), "what is shown is marked as old");
+      assert.match(await page.textContent("h1"), /^No news since \d\d:\d\d:\d\d$/);
+      balancer = await serve(text);
+      await live(page);
+      assert.equal(await page.evaluate(() => document.body.classList.contains("lost")), false);
+      await balancer.stop("SIGTERM");
+      await until("an ordered end is told as well", async () => /^Connection lost/.test(await page.textContent("#link")), 10);
+      await page.context().close();
+    } finally {
+      await balancer.stop();
+    }
+  });
+
+  test("the twenty-first watcher is told why it sees nothing, and sees when another leaves", async () => {
+    const [callers, admin] = await freePorts(2);
+    const balancer = await serve(settings({ callers, admin, backends: [{ name: "one" }] }));
+    const url = `http://127.0.0.1:${admin}/`;
+    const watchers = [];
+    try {
+      for (let i = 0; i < 20; i++) {
+        const stop = new AbortController();
+        const answer = await fetch(`${url}events`, { signal: stop.signal });
+        assert.equal(answer.status, 200);
+        watchers.push(stop);
+      }
+      const page = await (await browser.newContext()).newPage();
+      await page.goto(url);
+      await until("the reason is shown", async () => /as many watch already as may/.test(await page.textContent("#link")), 10);
+      watchers.pop().abort();
+      await live(page);
+      await page.context().close();
+    } finally {
+      watchers.forEach((stop) => stop.abort());
+      await balancer.stop();
+    }
+  });
+
+  test("failures of callers are the headline, for a minute, also on a page opened later", async () => {
+    const [callers, admin] = await freePorts(2);
+    const [url] = await simulate(["one"], '[[resources.faults]]\ntimes = 1\nfault = { kind = "status", status = 500 }');
+    const balancer = await serve(settings({ callers, admin, backends: [{ name: "one", url }] }));
+    try {
+      const chat = () => fetch(`http://127.0.0.1:${callers}/v1/chat/completions`, {
+        method: "POST", headers: { "content-type": "application/json" },
+        body: JSON.stringify({ model: "gpt-4o", messages: [{ role: "user", content: "hi" }] }),
+      });
+      assert.deepEqual([(await chat()).status, (await chat()).status], [500, 200]);
+      const page = await open(browser, `http://127.0.0.1:${admin}/`);
+      assert.equal(await page.textContent("h1"), "1 request failed in the last minute");
+      assert.equal(await page.textContent("#success"), "50.0 %");
+      assert.match(await page.textContent("#success-note"), /^1 failed of 2 requests/);
+      assert.match(await page.title(), /^! 1 request failed/);
+      await page.context().close();
+    } finally {
+      await balancer.stop();
+    }
+  });
+
+  test("two hundred backends stay usable: troubled first, filtered, quick", async () => {
+    const [callers, admin] = await freePorts(2);
+    const names = Array.from({ length: 200 }, (_, i) => `backend-${String(i).padStart(3, "0")}`);
+    const urls = await simulate(names);
+    // The first choice of a request is the one at which nobody listens.
+    const many = names.map((name, i) => ({ name, url: i === 150 ? undefined : urls[i], priority: i === 150 || i < 20 ? 1 : 2 }));
+    const balancer = await serve(settings({ callers, admin, backends: many }));
+    const url = `http://127.0.0.1:${admin}/`;
+    try {
+      const chat = () => fetch(`http://127.0.0.1:${callers}/v1/chat/completions`, {
+        method: "POST", headers: { "content-type": "application/json" },
+        body: JSON.stringify({ model: "gpt-4o", messages: [{ role: "user", content: "hi" }] }),
+      }).then(async (answer) => { await answer.text(); return answer.status; });
+      await until("the bad one was tried", async () => {
+        assert.equal(await chat(), 200);
+        const status = await (await fetch(`${url}status`)).json();
+        return status.backends[150].state !== "admitting";
+      });
+      const page = await open(browser, url);
+      assert.equal(await page.locator(".backend").count(), 200);
+      assert.equal(await page.locator(".name").first().textContent(), "backend-150", "troubled first");
+      assert.match(await page.textContent("#subline"), /backend-150: resting after failures, back in/);
+      await page.getByRole("searchbox").fill("-19");
+      await until("the filter holds", async () => (await page.locator(".backend:visible").count()) === 10);
+      await page.getByRole("searchbox").fill("");
+      await page.getByLabel("only troubled").check();
+      await until("one is in trouble", async () => (await page.locator(".backend:visible").count()) === 1);
+      await page.getByLabel("only troubled").uncheck();
+      await until("all again", async () => (await page.locator(".backend").count()) === 200);
+      assert.deepEqual(await violations(page), []);
+      // A second of documents and countdowns may not keep the browser busy.
+      const session = await page.context().newCDPSession(page);
+      await session.send("Performance.enable");
+      const busy = async () => (await session.send("Performance.getMetrics")).metrics.find((one) => one.name === "TaskDuration").value;
+      const [from, since] = [await busy(), Date.now()];
+      await until("five seconds", () => Date.now() - since > 5000);
+      const share = (await busy() - from) * 1000 / (Date.now() - since);
+      console.log(`200 backends keep the browser ${(share * 100).toFixed(1)} % busy`);
+      assert.ok(share < 0.5, `busy ${share}`);
+      await page.setViewportSize({ width: 390, height: 844 });
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
+      assert.deepEqual(page.problems, []);
+      await page.context().close();
+    } finally {
+      await balancer.stop();
+    }
+  });
+
+  test("what comes from outside is shown as text, whatever it is", async () => {
+    const [callers, admin] = await freePorts(2);
+    const balancer = await serve(settings({ callers, admin, backends: [{ name: "one" }] }));
+    const url = `http://127.0.0.1:${admin}/`;
+    try {
+      const evil = "<img src=x onerror=alert(1)>";
+      const status = await (await fetch(`${url}status`)).json();
+      const lane = { deployment: evil, state: "cooling", remaining_ms: 5000, cause: evil, quota: {}, failures: [{ cause: evil, times: 1, ago_ms: 0 }] };
+      status.backends[0] = { ...status.backends[0], name: evil, url: evil, cause: evil, lanes: [lane] };
+      const page = await (await browser.newContext()).newPage();
+      await page.route("**/events", (route) => route.fulfill({ contentType: "text/event-stream", body: `event: status\ndata: ${JSON.stringify(status)}\n\n` }));
+      await page.goto(url);
+      await until("it is shown", async () => (await page.locator(".name").count()) === 1);
+      assert.equal(await page.locator(".name").textContent(), evil);
+      assert.equal(await page.locator(".deployment").textContent(), evil);
+      await page.locator("summary").click();
+      await page.locator(".backend").getByRole("button").click();
+      assert.equal(await page.locator("dialog h2").textContent(), `Drain ${evil}?`);
+      assert.equal(await page.locator("img").count(), 0);
+      await page.context().close();
+    } finally {
+      await balancer.stop();
+    }
+  });
+});
