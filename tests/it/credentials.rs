@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
-use sidestep::simulator::{AcceptedKey, Fault, FaultRule};
+use sidestep::simulator::{AcceptedKey, Fault, FaultRule, ResourceSettings, Simulator, SimulatorSettings};
 
 use super::fixture::backend::{PlayedBackend, answer};
 use super::fixture::caller::post;
@@ -229,6 +229,74 @@ async fn the_azure_cli_is_asked_on_a_developers_machine() {
     })
     .await;
     assert_eq!(stage.chat().await.region(), Some("west"));
+}
+
+/// A command `az` that says this, in a folder that is the PATH.
+fn azure_cli(folder: &std::path::Path, script: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let az = folder.join("az");
+    std::fs::write(&az, format!("#!/bin/sh\necho \"$@\" > asked\n{script}\n")).unwrap();
+    std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:/usr/bin:/bin", folder.display())
+}
+
+#[test]
+fn the_azure_cli_gives_its_token_or_its_first_line_of_complaint() {
+    let simulator = super::front::resources(&["east"]);
+    for (script, said) in [
+        (
+            r#"echo "{\"accessToken\":\"s3cret-of-az\",\"expiresOn\":\"2026-01-01 00:00:00\",\"expires_on\":$(($(date +%s) + 3600))}""#,
+            "token obtained",
+        ),
+        (
+            "echo 'ERROR: Please run az login. s3cret-of-az' | cut -c1-27 >&2; exit 1",
+            "ERROR: Please run az login.",
+        ),
+        ("echo nonsense", "not understood"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = azure_cli(folder.path(), script);
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
+             [[backends]]\nname = \"east\"\nurl = \"{}\"\nidentity = \"azure-cli\"\ntenant_id = \"t1\"\n",
+            simulator.resource("east").url()
+        );
+        std::fs::write(folder.path().join("sidestep.toml"), text).unwrap();
+        let running = Running::start(folder.path(), &[], &[("PATH", &path)]);
+        running.out().wait_for(&[said]);
+        let asked = std::fs::read_to_string(folder.path().join("asked")).unwrap();
+        let expected = "account get-access-token --output json --scope https://cognitiveservices.azure.com/.default --tenant t1";
+        assert_eq!(asked.trim(), expected);
+        running.signal("TERM");
+        let (_, out, err) = running.end();
+        assert!(!out.contains("s3cret-of-az") && !err.contains("s3cret-of-az"), "{out}{err}");
+    }
+}
+
+#[test]
+fn a_check_online_signs_in_as_the_balancer_would() {
+    let service =
+        TokenService::start(|number, _| if number == 1 { token("the-s3cret-token", 60) } else { refusal() });
+    let mut resource = ResourceSettings::named("east");
+    resource.bearer_tokens = vec![AcceptedKey::from("the-s3cret-token")];
+    let simulator = Simulator::start(SimulatorSettings { seed: 1, resources: vec![resource] }).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[[backends]]\nname = \"east\"\nurl = \"{}\"\n{}",
+        simulator.resource("east").url(),
+        service.client_secret()
+    );
+    std::fs::write(folder.path().join("sidestep.toml"), text).unwrap();
+    let check = || Running::start(folder.path(), &["check", "--online"], &[]).end();
+    let (status, said, _) = check();
+    assert!(status.success() && said.contains("✓ east  credential accepted"), "{said}");
+    let (status, refused, _) = check();
+    assert_eq!(status.code(), Some(1), "{refused}");
+    assert!(refused.contains("✗ east  client secret: the token service answers 401"), "{refused}");
+    for secret in ["the-s3cret", "the-s3cret-token"] {
+        assert!(!said.contains(secret) && !refused.contains(secret), "{said}{refused}");
+    }
 }
 
 #[tokio::test]
