@@ -177,7 +177,7 @@ impl Callers {
     }
 
     fn look(&mut self, failed: u64) {
-        add(&mut self.current, self.before.unwrap_or(failed), failed);
+        add(&mut self.current, self.before.unwrap_or(0), failed);
         self.before = Some(failed);
     }
 }
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(lane["served"], serde_json::json!([8, 0, 0]));
         assert_eq!(lane["throttled"], serde_json::json!([1, 0, 0]));
         assert_eq!(lane["states"], "aca");
-        // One more of the callers' requests fails each second; at the first look there was none to compare with.
+        // One more of the callers' requests fails each second; at the first look none had.
         assert_eq!(told["failed"], serde_json::json!([4, 5, 5]));
         assert_eq!(told["failed_total"], 14);
     }

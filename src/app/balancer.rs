@@ -439,7 +439,7 @@ impl Control {
     ) -> bool {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let Ok(runtime) = runtime else { return false };
-        runtime.block_on(async {
+        let asked = runtime.block_on(async {
             let (admin_stop, admin_stopped) = watch::channel(Stop::Run);
             let mut operators = None;
             if let Some(listener) = admin.and_then(|admin| tokio::net::TcpListener::from_std(admin).ok()) {
@@ -466,7 +466,10 @@ impl Control {
             }
             admin_stop.send_replace(Stop::Abort);
             asked
-        })
+        });
+        // A look at a file on a volume that hangs must not keep the process.
+        runtime.shutdown_background();
+        asked
     }
 
     fn admin(&self) -> Admin {

@@ -129,7 +129,7 @@ impl<S> Paced<S> {
     }
 
     /// What a write led to; an error once the caller has taken nothing for `write_idle`.
-    fn taken(&mut self, wrote: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn taken<T>(&mut self, wrote: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let stalled = self.pace.0.stalled.replace(wrote.is_pending());
         if wrote.is_ready() {
             return wrote;
@@ -231,7 +231,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        // Of TLS it is the flush that waits: a write only fills its buffer.
+        match Pin::new(&mut self.socket).poll_flush(cx) {
+            Poll::Pending => self.taken(Poll::Pending, cx),
+            flushed @ Poll::Ready(_) => flushed,
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

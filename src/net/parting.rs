@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -147,6 +147,8 @@ pub(crate) struct Parting {
     came: u64,
     until: Option<Instant>,
     quiet: Option<Pin<Box<Sleep>>>,
+    /// While our side cannot be closed.
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl Parting {
@@ -158,10 +160,15 @@ impl Parting {
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         if !self.closed {
-            if ready!(Pin::new(&mut *socket).poll_shutdown(cx)).is_err() {
-                return Poll::Ready(());
+            match Pin::new(&mut *socket).poll_shutdown(cx) {
+                Poll::Ready(Ok(())) => self.closed = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                // Of TLS the last words may not leave: who takes nothing is not waited for either.
+                Poll::Pending => {
+                    let all = Box::pin(tokio::time::sleep(LONGEST));
+                    return self.closing.get_or_insert(all).as_mut().poll(cx);
+                }
             }
-            self.closed = true;
         }
         let mut moved = self.quiet.is_none();
         let mut piece = [0; PIECE];

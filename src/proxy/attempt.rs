@@ -56,6 +56,8 @@ pub(super) enum Outcome {
     Commit(Box<Response<ProxyBody>>),
     /// On to the next lane; an answer to pass back if nothing better comes.
     Next(Option<Box<KeptAnswer>>),
+    /// On to the next lane: this one wants the caller's own token, and there is none.
+    Tokenless,
     /// On to the next lane: we lack what it takes to open a connection.
     Lacking,
     /// The answer is ours.
@@ -98,10 +100,12 @@ impl Attempt<'_> {
         }
         match waiting(ledger, self.exchange(understood, sent)).await {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
-            // Its token ended since it was picked; the next lane has another.
+            // Its token ended since it was picked, or the caller brings none; the next lane has another.
             Err(Broken::NoToken) => {
+                let callers =
+                    matches!(self.edge.backends[self.place.pick().backend].credential, Presented::Caller);
                 self.abandon(ledger);
-                Outcome::Next(None)
+                if callers { Outcome::Tokenless } else { Outcome::Next(None) }
             }
             Err(Broken::OutOfTime) => {
                 self.close(Verdict::TimedOut, attempts, ledger);
@@ -142,7 +146,7 @@ impl Attempt<'_> {
         let mut renewed = false;
         loop {
             let now = clock::now();
-            let Some(with) = backend.credential(now, &self.parts.headers, &self.edge.callers) else {
+            let Some(with) = backend.credential(now, understood.own_token.as_ref()) else {
                 return Err(Broken::NoToken);
             };
             let Some(target) = understood.target(self.parts, &backend.path_prefix, there) else {

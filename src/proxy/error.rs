@@ -117,6 +117,11 @@ pub enum ProxyError {
     /// 503
     #[error("The backends are recovering. Please retry after 1 second.")]
     Resting,
+    /// 401
+    #[error(
+        "The backends are called with the caller's own token: send it as Authorization, a key of this balancer as api-key."
+    )]
+    NoCallersToken,
     /// 503
     #[error("No backend's credential is available. Please retry after 1 second.")]
     NoCredential,
@@ -152,7 +157,7 @@ impl ProxyError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized(_) | Self::NoCallersToken => StatusCode::UNAUTHORIZED,
             Self::ForeignPage | Self::ForbiddenOperation | Self::ForbiddenDeployment => StatusCode::FORBIDDEN,
             Self::Path(problem) => problem.status(),
             Self::NoSuchObject { previous: false } => StatusCode::NOT_FOUND,
@@ -214,6 +219,7 @@ impl ProxyError {
             Self::UpstreamFailed => "backend_failed",
             Self::BackendRefused => "backend_refused",
             Self::Resting => "backends_resting",
+            Self::NoCallersToken => "no_token",
             Self::NoCredential => "no_credential",
             Self::NoBackend => "no_backend",
             Self::UpstreamTimeout => "backend_timeout",

@@ -196,6 +196,8 @@ impl Proxy {
         entry.waited_until(clock::now());
         let mut understood = request::understand(parts, route, body?)?;
         understood.socket = socket;
+        // By whom it was admitted: after a reload a key of ours may not be known as one any more.
+        understood.own_token = edge.callers.own_token(&parts.headers);
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
@@ -232,6 +234,7 @@ impl Proxy {
         let mut attempts = Attempts::default();
         let mut kept = None;
         let mut lacking = false;
+        let mut tokenless = false;
         let mut patience = None;
         let deployment = understood.deployment.clone();
         let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
@@ -257,6 +260,10 @@ impl Proxy {
                     if self.awaits_credential(&mut patience, deadline, ledger).await =>
                 {
                     continue;
+                }
+                // Whoever could serve it wants to know the caller.
+                Err(Exhausted::Spent { .. }) if tokenless && kept.is_none() => {
+                    return Err(ProxyError::NoCallersToken);
                 }
                 // No lane was found wanting: we were.
                 Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
@@ -284,6 +291,7 @@ impl Proxy {
                 attempt::Outcome::Commit(response) => return Ok(*response),
                 attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
+                attempt::Outcome::Tokenless => tokenless = true,
                 attempt::Outcome::Next(answer) => kept = answer,
                 attempt::Outcome::Stop(error) => return Err(error),
             }

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout_at;
@@ -42,6 +42,8 @@ pub(super) struct Understood<'a> {
     body: Option<Body>,
     /// A WebSocket is asked for.
     pub(super) socket: bool,
+    /// What the caller has for backends that want its own token.
+    pub(super) own_token: Option<HeaderValue>,
 }
 
 #[derive(Debug)]
@@ -224,7 +226,7 @@ pub(super) fn wants_socket(parts: &Parts, body: &Incoming) -> Result<bool, Proxy
     if !text(&parts.headers, UPGRADE).eq_ignore_ascii_case("websocket") {
         return Ok(false);
     }
-    let listed = |value: &http::HeaderValue| {
+    let listed = |value: &HeaderValue| {
         value
             .to_str()
             .is_ok_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")))
@@ -300,7 +302,16 @@ pub(super) fn understand<'a>(
         (None, None, None) => None,
     };
     let objects = Objects::of(parts, &route, scan.store, read);
-    Ok(Understood { route, deployment, named, scan, objects, body: Some(body), socket: false })
+    Ok(Understood {
+        route,
+        deployment,
+        named,
+        scan,
+        objects,
+        body: Some(body),
+        socket: false,
+        own_token: None,
+    })
 }
 
 fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {

@@ -10,7 +10,7 @@ use crate::identity::token::{TokenSettings, TokenSource};
 use crate::net::upstream::Origin;
 use crate::settings::address::Address;
 use crate::settings::environment::Environment;
-use crate::settings::problem::{Located, Place, Problems, nearest};
+use crate::settings::problem::{Located, Place, Problems, nearest, shown};
 use crate::settings::reader::Table;
 use crate::settings::value;
 
@@ -195,7 +195,13 @@ impl Asked<'_> {
 
     /// What Container Apps, App Service and Functions set. Outer `None`: they did not.
     fn platform(&self) -> Option<Option<TokenSource>> {
-        self.environment.given("IDENTITY_ENDPOINT")?;
+        let endpoint = self.environment.given("IDENTITY_ENDPOINT")?;
+        if self.environment.given("IDENTITY_HEADER").is_none() {
+            let expected = "IDENTITY_HEADER beside it, as Container Apps and App Service set it; Azure Arc and Service \
+                            Fabric are not supported";
+            self.problems.add("IDENTITY_ENDPOINT", &Place::Environment, shown(endpoint), expected);
+            return Some(None);
+        }
         let header = self.environment.secret("IDENTITY_HEADER", self.problems, value::api_key)?;
         let endpoint = self.environment.parsed("IDENTITY_ENDPOINT", self.problems, near);
         Some(endpoint.map(|endpoint| TokenSource::Platform {
@@ -242,10 +248,12 @@ impl Asked<'_> {
 
     /// `default`: what is set up on this machine, the most deliberate first.
     fn first_configured(&self) -> Option<TokenSource> {
-        if self.secret().is_some() {
+        // Half of one may be there for another program.
+        let whole = self.tenant().is_some() && self.client().is_some();
+        if whole && self.secret().is_some() {
             return self.client_secret();
         }
-        if self.environment.given("AZURE_FEDERATED_TOKEN_FILE").is_some() {
+        if whole && self.environment.given("AZURE_FEDERATED_TOKEN_FILE").is_some() {
             return self.workload();
         }
         if let Some(platform) = self.platform() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -23,7 +24,11 @@ pub type Changed = Rc<dyn Fn()>;
 
 /// The sources of one balancer and their tasks.
 #[derive(Default)]
-pub struct Keeper(Vec<Kept>);
+pub struct Keeper {
+    kept: Vec<Kept>,
+    /// Whom the tasks trust, as of the last reload.
+    tls: Arc<Mutex<Option<Tls>>>,
+}
 
 struct Kept {
     settings: TokenSettings,
@@ -34,33 +39,41 @@ struct Kept {
 
 impl fmt::Debug for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|kept| &kept.slot)).finish()
+        f.debug_list().entries(self.kept.iter().map(|kept| &kept.slot)).finish()
     }
 }
 
 impl Keeper {
     /// The slot of a source; the same source has one slot, however many backends use it.
     pub fn slot(&mut self, settings: &TokenSettings) -> Slot {
-        if let Some(kept) = self.0.iter().find(|kept| kept.settings == *settings) {
+        if let Some(kept) = self.kept.iter().find(|kept| kept.settings == *settings) {
             return kept.slot.clone();
         }
         let slot = Slot::default();
-        self.0.push(Kept { settings: settings.clone(), slot: slot.clone(), task: None });
+        self.kept.push(Kept { settings: settings.clone(), slot: slot.clone(), task: None });
         slot
     }
 
     /// Forgets the sources that are not among these.
     pub fn retain(&mut self, used: &[&TokenSettings]) {
-        self.0.retain(|kept| used.contains(&&kept.settings));
+        self.kept.retain(|kept| used.contains(&&kept.settings));
     }
 
-    /// Starts what does not run yet. Must run inside a `LocalRuntime`, which it stays in.
+    /// Starts what does not run yet; what runs asks with `tls` from now on. Must run inside a `LocalRuntime`, which it
+    /// stays in.
     pub fn run(&mut self, tls: &Tls, changed: &Changed) {
-        for kept in self.0.iter_mut().filter(|kept| kept.task.is_none()) {
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(tls.clone());
+        for kept in self.kept.iter_mut().filter(|kept| kept.task.is_none()) {
             let (settings, slot) = (kept.settings.clone(), kept.slot.clone());
-            let (tls, changed) = (tls.clone(), Rc::clone(changed));
+            let (tls, changed) = (Arc::clone(&self.tls), Rc::clone(changed));
             let task = async move {
-                let ask = || fetch(&settings, &tls);
+                let ask = async || {
+                    let tls = tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    match tls {
+                        Some(tls) => fetch(&settings, &tls).await,
+                        None => Err(TokenError::Unreachable("it is not known whom to trust".to_owned())),
+                    }
+                };
                 keep(settings.source.word(), &slot, ask, &*changed).await;
             };
             kept.task = Some(tokio::task::spawn_local(task));
