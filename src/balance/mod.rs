@@ -16,18 +16,25 @@
 //! Reading order: `pool` (the walk), `choosing`, `exhaustion`, then what they look at: `lane`, `health`, `backend`,
 //! `routes`; beside them `verdict` and `cooldown`, which read answers and know no state.
 
+mod affinity;
 mod attempts;
 mod backend;
 mod change;
 mod choosing;
 mod cooldown;
+mod estimator;
 mod exhaustion;
+mod explain;
+mod failing;
+mod flow;
 mod health;
 mod lane;
 mod pool;
 mod reason;
 mod routes;
 mod snapshot;
+mod speed;
+mod standing;
 mod verdict;
 
 #[cfg(test)]
@@ -41,6 +48,7 @@ pub use self::attempts::Attempts;
 pub use self::change::Change;
 pub use self::cooldown::Told;
 pub use self::exhaustion::{Cause, Exhausted};
+pub use self::explain::{Explained, Explanation, Obstacle, Turn};
 pub use self::lane::{Quota, Tally};
 pub use self::pool::{Ask, Pick, Pool};
 pub use self::reason::{AttemptFailure, Reason};

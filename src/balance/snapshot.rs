@@ -61,8 +61,10 @@ pub struct LaneSnapshot {
     pub cause: Option<Reason>,
     /// Since the lane is remembered.
     pub tally: Tally,
-    /// As told last.
+    /// What is believed of its quota now: the limit, and what remains of this minute.
     pub quota: Quota,
+    /// Until its minute begins again, where that is known.
+    pub restart: Option<Duration>,
 }
 
 /// What a lane or backend does with requests. Displays as the word that operators see.
@@ -153,7 +155,8 @@ fn lane(backend: &Backend, lane: &Lane, now: Instant) -> LaneSnapshot {
         remaining,
         cause,
         tally: lane.tally,
-        quota: lane.quota,
+        quota: lane.estimator.quota(now),
+        restart: lane.estimator.restart(now).map(|restart| restart - now),
     }
 }
 

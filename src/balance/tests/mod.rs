@@ -2,6 +2,7 @@
 
 mod choosing;
 mod cooldowns;
+mod estimating;
 mod exhaustion;
 mod properties;
 mod reload;
@@ -28,18 +29,19 @@ const CHAT: Ask<'static> = Ask {
     charge: 1_000,
     streamed: true,
     harmless: true,
+    conversation: None,
     lowest_priority: None,
 };
 
-fn start() -> Instant {
+pub(in crate::balance) fn start() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-fn seconds(seconds: u64) -> Duration {
+pub(in crate::balance) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn millis(millis: u64) -> Duration {
+pub(in crate::balance) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
