@@ -159,7 +159,10 @@ impl InMemory for Net {
                 Dial::Fail => (io::ErrorKind::NetworkUnreachable, Outcome::ConnectFailed),
             };
             guard.waiting = false;
-            world.book.borrow_mut().decide(attempt, outcome, world.now());
+            let mut book = world.book.borrow_mut();
+            // There never was a connection, also where the caller leaves at this very instant and nothing is decided.
+            book.attempts[attempt].open = false;
+            book.decide(attempt, outcome, world.now());
             Err(kind.into())
         })
     }
