@@ -37,6 +37,7 @@ fn ask(request: &Request) -> Ask<'static> {
         charge: request.estimate,
         streamed: request.streamed,
         harmless: true,
+        conversation: Some(request.conversation),
         lowest_priority: None,
     }
 }

@@ -5,7 +5,8 @@
 //!            the silent ones only if there are no others;
 //!            a conversation's home (affinity), if one of them is on pace, well and fast enough;
 //!            else one drawn: remaining / time to restart · speed · health · weight, each by its own module
-//! oversize   larger than every known limit: the largest lane that is not cooling, for a guess never refuses for good
+//! oversize   none has room, and for some it seems too large altogether: the largest of them, for that is a guess, and
+//!            only Azure's own answer (a size mark) keeps a request out
 //! learn      all full, and of one it is not known until when: this request asks it, one per 2 s and lane
 //! early      all full or cooling, and one rests for failures: that whose rest ends soonest, one request at a time
 //! ```
@@ -21,7 +22,6 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::affinity;
-use super::estimator::tokens;
 use super::failing;
 use super::speed;
 use super::standing::{Candidate, Group, Standing, View};
@@ -161,27 +161,14 @@ pub(super) fn home(conversation: u64, able: &[Able], all: Together) -> Option<us
     scores.min_by(|one, two| two.1.total_cmp(&one.1)).map(|(index, _)| index)
 }
 
-/// No lane's whole quota seems large enough: the largest that may be asked. Only its own 429 is an answer.
+/// The largest of the lanes whose whole quota seems too small.
 pub(super) fn oversize(view: View<'_>) -> Option<usize> {
-    let charge = tokens(view.ask.charge);
-    let mut largest: Option<(usize, f64)> = None;
-    for candidate in view.serving() {
-        let standing = view.standing(&candidate);
-        if !standing.is_able() {
-            continue;
-        }
-        let limit = candidate.lane.estimator.limit().unwrap_or(f64::INFINITY);
-        if limit >= charge {
-            return None;
-        }
-        if standing == Standing::TooSmall
-            && view.untried(&candidate)
-            && largest.is_none_or(|(_, most)| limit > most)
-        {
-            largest = Some((candidate.index, limit));
-        }
-    }
-    largest.map(|(index, _)| index)
+    let small = view
+        .serving()
+        .filter(|candidate| view.untried(candidate) && view.standing(candidate) == Standing::TooSmall);
+    let limits = small.filter_map(|small| Some((small.index, small.lane.estimator.limit()?)));
+    // Of equals the first.
+    limits.min_by(|one, two| two.1.total_cmp(&one.1)).map(|(index, _)| index)
 }
 
 /// All are full, and of one it is not known until when: its 429 will tell.

@@ -247,7 +247,6 @@ impl Estimator {
     /// A 429 came that asked for `wait`; `told` is false where that is our own default.
     pub(super) fn throttled(&mut self, now: Instant, sent: &Sent, quota: Quota, wait: Duration, told: bool) {
         self.refund(sent);
-        self.learn_limit(quota.limit_tokens);
         let remaining = quota.remaining_tokens.map(tokens);
         if let Some(remaining) = remaining {
             self.reading(now, sent, remaining, 0.0);
@@ -262,11 +261,14 @@ impl Estimator {
         if told {
             self.restart = Some(now + wait.min(MINUTE));
         }
-        let outstanding = (self.charged - self.counted).max(0.0);
-        self.base = self.base.min(sent.charge + outstanding - 1.0).max(0.0);
+        if sent.charge > 0.0 {
+            let outstanding = (self.charged - self.counted).max(0.0);
+            self.base = self.base.min(sent.charge + outstanding - 1.0).max(0.0);
+        }
     }
 
-    fn learn_limit(&mut self, told: Option<u64>) {
+    /// Any answer told a limit, or none.
+    pub(super) fn learn_limit(&mut self, told: Option<u64>) {
         let Some(told) = told.map(tokens) else { return };
         if let Some(known) = self.limit {
             // The quota was changed: what is left moves with it.

@@ -490,11 +490,17 @@ impl Pool {
             attempts.throttled_without_lane(now + cooldown::clamp(told.duration));
             return;
         };
-        if let Some(sent) = &pick.sent {
-            let is_told = told.reason != Reason::Default;
-            lane.estimator.throttled(now, sent, quota, cooldown::clamp(told.duration), is_told);
-        }
+        lane.estimator.learn_limit(quota.limit_tokens);
         let throttling = lane.throttled(now, told, pick.charge);
+        match &pick.sent {
+            // It says how large the quota is, and nothing of this minute.
+            Some(sent) if matches!(throttling, Throttling::Sized(_)) => lane.estimator.refund(sent),
+            Some(sent) => {
+                let is_told = told.reason != Reason::Default;
+                lane.estimator.throttled(now, sent, quota, cooldown::clamp(told.duration), is_told);
+            }
+            None => {}
+        }
         attempts.was_throttled |= !matches!(throttling, Throttling::Sized(_));
         let Some((backend, deployment)) = self.names(pick) else { return };
         match throttling {

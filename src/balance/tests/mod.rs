@@ -5,6 +5,7 @@ mod cooldowns;
 mod estimating;
 mod exhaustion;
 mod properties;
+mod quotas;
 mod reload;
 mod rests;
 mod routes;
