@@ -45,7 +45,7 @@ fn main() {
                 let runs: Vec<Summary> = (1..=seeds).map(|seed| once(policy, &scenario, seed)).collect();
                 let mean = |value: fn(&Summary) -> f64| runs.iter().map(value).sum::<f64>() / seeds as f64;
                 println!(
-                    "{:8} n={} load={load:3.1} {policy:9} fail {:6.2} good {:5.1} 429/1k {:7.1} added99 {:5.0} wait99 {:5.1} cached {:4.1} first {:5.1} ttft {:.2}/{:.2}  {} ms/run",
+                    "{:8} n={} load={load:3.1} {policy:9} fail {:6.2} good {:5.1} 429/1k {:7.1} added99 {:5.0} wait99 {:5.1} cached {:4.1} first {:5.1} ttft {:.2}/{:.2}  big {}",
                     pool.name(),
                     pool.count(),
                     mean(|s| s.failing_percent),
@@ -57,7 +57,7 @@ fn main() {
                     mean(|s| s.first_refused_percent),
                     mean(|s| s.ttft_p50_s),
                     mean(|s| s.ttft_p99_s),
-                    start.elapsed().as_millis() / u128::from(seeds),
+                    mean(|s| s.failing_big_percent) as u64,
                 );
             }
         }

@@ -94,7 +94,7 @@ impl Traffic {
         let mut until = 0.0;
         for rank in 1_u32..=24 {
             until += 1.0 / f64::from(rank);
-            apps.push(App { system: log_normal(&mut rng, 1_000.0, 0.6).min(4_000.0), until });
+            apps.push(App { system: log_normal(&mut rng, 1_500.0, 0.4).min(4_000.0), until });
         }
         debug_assert_eq!(apps.len(), APPS);
         Self { rng, apps, waiting: BinaryHeap::new(), talks: Vec::new(), oddities }
@@ -109,7 +109,7 @@ impl Traffic {
         }
         let at = self.rng.f64() * self.apps.last().map_or(0.0, |app| app.until);
         let app = self.apps.partition_point(|app| app.until < at);
-        let history = log_normal(&mut self.rng, 450.0, 1.0);
+        let history = log_normal(&mut self.rng, 300.0, 1.0);
         self.talks.push(Conversation { id: self.rng.u64(..), app, history });
         self.talks.len() - 1
     }
@@ -121,8 +121,8 @@ impl Traffic {
         let system = self.apps[talk.app].system;
         let prompt = whole((system + talk.history).min(LONGEST_PROMPT));
         let max_tokens = match rng.f64() {
-            luck if luck < 0.5 => 400,
-            luck if luck < 0.8 => 800,
+            luck if luck < 0.6 => 400,
+            luck if luck < 0.9 => 800,
             _ => 2_000,
         };
         let completion = whole(log_normal(rng, 180.0, 0.8)).clamp(1, max_tokens);
@@ -143,7 +143,7 @@ impl Traffic {
             poison: rng.f64() < self.oddities.poison,
             luck: rng.f64(),
         };
-        talk.history += completion as f64 + log_normal(rng, 250.0, 0.9);
+        talk.history += completion as f64 + log_normal(rng, 120.0, 1.2);
         if rng.f64() >= 1.0 / TURNS {
             let due = at + exponential(rng, THINKING);
             self.waiting.push(Reverse((Moment(due), index)));
