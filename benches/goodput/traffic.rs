@@ -89,12 +89,14 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     fn new(seed: u64, oddities: Oddities) -> Self {
-        let mut rng = Rng::with_seed(seed ^ 0x7261_6666_6963);
+        let rng = Rng::with_seed(seed ^ 0x7261_6666_6963);
+        // The same applications whatever the seed: with Zipf's law, the first one's prompt is a third of the load.
+        let mut sizes = Rng::with_seed(24);
         let mut apps = Vec::new();
         let mut until = 0.0;
         for rank in 1_u32..=24 {
             until += 1.0 / f64::from(rank);
-            apps.push(App { system: log_normal(&mut rng, 1_500.0, 0.4).min(4_000.0), until });
+            apps.push(App { system: log_normal(&mut sizes, 1_500.0, 0.4).min(4_000.0), until });
         }
         debug_assert_eq!(apps.len(), APPS);
         Self { rng, apps, waiting: BinaryHeap::new(), talks: Vec::new(), oddities }
@@ -109,7 +111,7 @@ impl Traffic {
         }
         let at = self.rng.f64() * self.apps.last().map_or(0.0, |app| app.until);
         let app = self.apps.partition_point(|app| app.until < at);
-        let history = log_normal(&mut self.rng, 300.0, 1.0);
+        let history = log_normal(&mut self.rng, 200.0, 1.4);
         self.talks.push(Conversation { id: self.rng.u64(..), app, history });
         self.talks.len() - 1
     }
@@ -143,7 +145,7 @@ impl Traffic {
             poison: rng.f64() < self.oddities.poison,
             luck: rng.f64(),
         };
-        talk.history += completion as f64 + log_normal(rng, 120.0, 1.2);
+        talk.history += completion as f64 + log_normal(rng, 100.0, 1.3);
         if rng.f64() >= 1.0 / TURNS {
             let due = at + exponential(rng, THINKING);
             self.waiting.push(Reverse((Moment(due), index)));
