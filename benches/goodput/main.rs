@@ -50,7 +50,7 @@ impl Options {
     fn read(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self { nothing: true, ..Self::default() };
         while let Some(argument) = arguments.next() {
-            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "--quick" => options.quick = true,
                 "--json" => options.json = true,
@@ -120,6 +120,11 @@ fn repeats() -> Result<(), String> {
     Ok(())
 }
 
+/// The largest pools take a second a run.
+fn seeds(scenario: &Scenario) -> u64 {
+    if scenario.pool.count() > 100 { 8 } else { 16 }
+}
+
 fn show(options: &Options, mut put: impl FnMut(String)) {
     for table in rows::tables() {
         if !listed(options.rows.as_deref(), table.name) {
@@ -129,8 +134,7 @@ fn show(options: &Options, mut put: impl FnMut(String)) {
             put(format!("\n## {} ({})\n{}", table.title, table.name, report::HEAD));
         }
         for (label, scenario) in &table.rows {
-            // The largest pools take seconds a run.
-            let seeds = options.seeds.unwrap_or(if scenario.pool.count() > 100 { 4 } else { 16 });
+            let seeds = options.seeds.unwrap_or_else(|| seeds(scenario));
             let wanted = table.policies.iter().filter(|policy| listed(options.policies.as_deref(), policy));
             let rows: Vec<Row> = wanted.map(|policy| Row::measure(policy, label, scenario, seeds)).collect();
             let samples = rows.iter().find(|row| row.policy == "samples");

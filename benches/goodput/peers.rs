@@ -93,7 +93,7 @@ impl Policy for Shuffle {
 
     fn new(world: &World, seed: u64) -> Self {
         let backends = world.backends.iter().map(|backend| (backend.meter.limit, 0.0)).collect();
-        Self { backends, rng: Rng::with_seed(seed ^ 0x73_6875_6666) }
+        Self { backends, rng: Rng::with_seed(seed ^ 0x7368_7566) }
     }
 
     fn next(&mut self, now: Seconds, _: &Request, memory: &mut Memory, _: &mut World) -> Step {
@@ -142,7 +142,7 @@ impl Policy for UsageBased {
     fn new(world: &World, seed: u64) -> Self {
         let used = |limit| Used { limit, tokens: 0.0, cooled: 0.0 };
         let backends = world.backends.iter().map(|backend| used(backend.meter.limit)).collect();
-        Self { backends, minute: 0, rng: Rng::with_seed(seed ^ 0x75_7361_6765) }
+        Self { backends, minute: 0, rng: Rng::with_seed(seed ^ 0x7573_6167) }
     }
 
     fn next(&mut self, now: Seconds, request: &Request, memory: &mut Memory, _: &mut World) -> Step {

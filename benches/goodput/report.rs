@@ -48,7 +48,7 @@ impl Row {
             },
         );
         format!(
-            "{:20} {:15} {:6.2} ±{:5.2} {difference} {:6.1} {:7.1} {:7.0} {:6.1} {:6.1} {:6.1} {:5.2} {:5.2} {:6.1}",
+            "{:20} {:15} {:6.2} ±{:5.2} {difference} {:6.1} {:7.1} {:7.0} {:6.1} {:6.1} {:6.1} {:5.2} {:5.2} {:6.1} {:5.1}",
             self.label,
             self.policy,
             self.mean(|run| run.failing_percent),
@@ -62,6 +62,7 @@ impl Row {
             self.mean(|run| run.ttft_p50_s),
             self.mean(|run| run.ttft_p99_s),
             self.mean(|run| run.errors_per_1000),
+            self.mean(|run| run.spilled_percent),
         )
     }
 
@@ -87,7 +88,7 @@ impl Row {
 
 /// The tables' head.
 pub(crate) const HEAD: &str = "row                  policy          fail %   ±95%  less samples  good %  429/1k \
-                               p99+ ms wait99 cached first% ttft50 ttft99 err/1k";
+                               p99+ ms wait99 cached first% ttft50 ttft99 err/1k spill%";
 
 /// Mean and half of its 95 % interval.
 fn mean(values: &[f64]) -> (f64, f64) {

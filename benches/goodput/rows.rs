@@ -104,7 +104,7 @@ pub(crate) fn tables() -> Vec<Table> {
             "provisioned",
             "2 provisioned first, 6 behind them",
             &FEW,
-            rows(&[0.3, 0.5, 0.7, 1.0], [("2+6".to_owned(), base(Pool::Provisioned))]),
+            rows(&[0.5, 0.9, 1.1], [("2+6".to_owned(), base(Pool::Provisioned))]),
         ),
         table("windows", "kinds of quota window", &FEW, rows(&BUSY, windows())),
         table("headers", "what the headers tell", &["sidestep", "samples"], rows(&BUSY, headers())),
