@@ -6,7 +6,7 @@ use crate::scenario::{Headers, Pool, Scenario};
 use crate::traffic::Oddities;
 
 /// Paired seeds of a short run.
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 16;
 
 /// What is compared with the band.
 #[derive(Clone, Copy)]
