@@ -77,6 +77,8 @@ impl World {
             let window = if provisioned { Window::Provisioned } else { scenario.window };
             let width = if rng.bool() { 1.0 } else { 10.0 };
             let headers = match scenario.headers {
+                // Utilisation stands in place of what remains.
+                Headers::Full if provisioned => Headers::None,
                 Headers::Half if index % 2 == 0 => Headers::Full,
                 Headers::Half => Headers::None,
                 headers => headers,

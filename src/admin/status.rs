@@ -98,6 +98,12 @@ pub struct BackendStatus {
     pub weight: u32,
     /// `ready` or `missing`.
     pub credential: &'static str,
+    /// Why no new token comes, where it is called with tokens.
+    pub credential_cause: Option<String>,
+    /// How long the present token is valid.
+    pub credential_valid_seconds: Option<u64>,
+    /// When the next one is asked for.
+    pub credential_next_try_seconds: Option<u64>,
     /// An operator has drained it.
     pub drained: bool,
     /// Attempts under way.
@@ -182,6 +188,9 @@ pub(super) mod tests {
             priority: 1,
             weight: 1,
             credential: "ready",
+            credential_cause: None,
+            credential_valid_seconds: Some(1_800),
+            credential_next_try_seconds: None,
             drained: false,
             in_flight: 0,
             state: "admitting",
@@ -215,7 +224,8 @@ pub(super) mod tests {
                 "in_flight":0,"failovers_total":0,"exhausted_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
             "backends":[{"name":"west","url":"https://west.openai.azure.com","priority":1,"weight":1,
-                "credential":"ready","drained":false,"in_flight":0,"state":"admitting",
+                "credential":"ready","credential_cause":null,"credential_valid_seconds":1800,
+                "credential_next_try_seconds":null,"drained":false,"in_flight":0,"state":"admitting",
                 "remaining_ms":null,"cause":null,"requests_total":2,"served_total":0,
                 "throttled_total":0,"failed_total":0,"tokens_total":0,
                 "lanes":[{"deployment":"gpt-4o","state":"cooling","remaining_ms":1500,

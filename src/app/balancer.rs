@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin::status::{BackendStatus, CallersStatus, StatusDocument, TokensStatus};
 use crate::admin::{Admin, Doors};
-use crate::balance::{Pool, PoolSettings};
+use crate::balance::Pool;
+use crate::identity::token::{Changed, Keeper, Slot};
+use crate::identity::{Credential, Presented, UnsendableCredential};
 use crate::net::connect::TlsProblem;
 use crate::net::server::{ServerLimits, Stop, serve};
 use crate::net::upstream::Tls;
@@ -63,9 +65,12 @@ pub enum StartError {
     /// Roots of trust.
     #[error(transparent)]
     Tls(#[from] TlsProblem),
-    /// An address or credential that HTTP cannot carry.
+    /// An address that HTTP cannot carry.
     #[error(transparent)]
     Edge(#[from] UnusableEdge),
+    /// A key that HTTP cannot carry.
+    #[error("backend {0}: {1}")]
+    Credential(Arc<str>, #[source] UnsendableCredential),
     /// The log level.
     #[error("{0}")]
     Log(#[from] DirectiveProblem),
@@ -105,9 +110,22 @@ struct View {
     started: Instant,
     listen: SocketAddr,
     admin: Option<SocketAddr>,
+    /// By the pool's index: where a backend's token lies, if it is called with one.
+    tokens: Arc<Mutex<Vec<Option<Slot>>>>,
 }
 
 impl View {
+    fn tokens(&self) -> Vec<Option<Slot>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the pool and the callers that wait which backends have a valid token.
+    fn tell_credentials(&self) {
+        let now = clock::now();
+        let ready = |slot: &Option<Slot>| slot.as_ref().is_none_or(|slot| slot.current(now).is_some());
+        self.shared.set_credentials(self.tokens().iter().map(ready));
+    }
+
     fn status(&self) -> StatusDocument {
         let totals = self.metrics.totals();
         let snapshot = self.shared.pool().snapshot(clock::now());
@@ -120,7 +138,21 @@ impl View {
             draining: self.shared.health.draining(),
             callers: CallersStatus::from(&totals),
             tokens: TokensStatus::from(&totals),
-            backends: snapshot.backends.iter().map(BackendStatus::from).collect(),
+            backends: snapshot
+                .backends
+                .iter()
+                .zip(self.tokens().into_iter().chain(std::iter::repeat(None)))
+                .map(|(backend, slot)| {
+                    let state = slot.map(|slot| slot.state()).unwrap_or_default();
+                    let left = |at: Instant| at.saturating_duration_since(clock::now()).as_secs();
+                    BackendStatus {
+                        credential_cause: state.trouble.as_deref().map(str::to_owned),
+                        credential_valid_seconds: state.held.map(|held| left(held.expires)),
+                        credential_next_try_seconds: state.next.map(left),
+                        ..BackendStatus::from(backend)
+                    }
+                })
+                .collect(),
         }
     }
 
@@ -154,13 +186,15 @@ impl Balancer {
     pub fn start(settings: Settings, sink: Sink) -> Result<Self, StartError> {
         let directives: Directives = settings.log.level.parse()?;
         let tls = Tls::new(&settings.upstream)?;
-        let edges = edge_settings(&settings, tls, 0);
+        let mut keeper = Keeper::default();
+        let presented = presented(&settings, &mut keeper)?;
+        let tokens = Arc::new(Mutex::new(slots(&presented)));
+        let edges = edge_settings(&settings, presented, tls.clone(), 0);
         drop(Edge::new(edges.clone())?);
         let (listener, listen) = listen_on(settings.listen)?;
         let admin = settings.admin_listen.map(listen_on).transpose()?;
         let seed = fastrand::u64(..);
-        let shared = Arc::new(Shared::new(pool(settings.pool.clone(), seed)));
-        shared.health.set_credentials(settings.pool.backends.len());
+        let shared = Arc::new(Shared::new(Pool::new(settings.pool.clone(), seed)));
         let view = View {
             shared,
             metrics: Arc::new(Metrics::new()),
@@ -168,7 +202,9 @@ impl Balancer {
             started: clock::now(),
             listen,
             admin: admin.as_ref().map(|(_, address)| *address),
+            tokens,
         };
+        view.tell_credentials();
         let (of_workers, format) = (view.clone(), settings.log.format);
         let workers = Workers::start(settings.workers, settings.server, move |index| {
             let worker = u16::try_from(index).unwrap_or(u16::MAX);
@@ -189,6 +225,8 @@ impl Balancer {
             settings,
             generation: 0,
             workers,
+            keeper,
+            tls,
         };
         let listeners = (listener, admin.map(|(listener, _)| listener));
         let thread = std::thread::Builder::new()
@@ -258,19 +296,31 @@ impl Drop for Balancer {
     }
 }
 
-fn pool(settings: PoolSettings, seed: u64) -> Pool {
-    let backends = settings.backends.len();
-    let mut pool = Pool::new(settings, seed);
-    (0..backends).for_each(|backend| pool.set_credential(backend, true));
-    pool
+/// How each backend is called; the sources of tokens get their slots.
+fn presented(settings: &Settings, keeper: &mut Keeper) -> Result<Vec<Presented>, StartError> {
+    let backends = settings.pool.backends.iter().zip(&settings.upstreams);
+    backends
+        .map(|(backend, upstream)| {
+            let presented = upstream.credential.presented(|settings| keeper.slot(settings));
+            presented.map_err(|error| StartError::Credential(Arc::clone(&backend.name), error))
+        })
+        .collect()
 }
 
-fn edge_settings(settings: &Settings, tls: Tls, generation: u32) -> EdgeSettings {
-    let backends = settings.pool.backends.iter().zip(&settings.upstreams);
+fn slots(presented: &[Presented]) -> Vec<Option<Slot>> {
+    let slot = |presented: &Presented| match presented {
+        Presented::Token(slot) => Some(slot.clone()),
+        Presented::Header(..) | Presented::Caller => None,
+    };
+    presented.iter().map(slot).collect()
+}
+
+fn edge_settings(settings: &Settings, presented: Vec<Presented>, tls: Tls, generation: u32) -> EdgeSettings {
+    let backends = settings.pool.backends.iter().zip(&settings.upstreams).zip(presented);
     let backends = backends
-        .map(|(backend, upstream)| {
+        .map(|((backend, upstream), presented)| {
             let (name, deployments) = (Arc::clone(&backend.name), backend.deployments.clone());
-            (name, upstream.origin.clone(), upstream.credential.clone(), deployments)
+            (name, upstream.origin.clone(), presented, deployments)
         })
         .collect();
     EdgeSettings {
@@ -306,6 +356,8 @@ struct Control {
     settings: Settings,
     generation: u32,
     workers: Workers<Proxy>,
+    keeper: Keeper,
+    tls: Tls,
 }
 
 impl Control {
@@ -325,6 +377,7 @@ impl Control {
                 tokio::task::spawn_local(serve(listener, admin, limits, admin_stopped));
             }
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return false };
+            self.keep_tokens();
             self.view.shared.health.set_listening();
             let asked = self.serve(listener, &mut orders).await;
             admin_stop.send_replace(Stop::Abort);
@@ -342,6 +395,13 @@ impl Control {
             set_drained: Rc::new(move |name, drained| of_drain.set_drained(name, drained)),
         };
         Admin::new(self.view.admin.unwrap_or(self.view.listen), self.token.clone(), doors)
+    }
+
+    /// Sources that have no task yet get theirs.
+    fn keep_tokens(&mut self) {
+        let view = self.view.clone();
+        let changed: Changed = Rc::new(move || view.tell_credentials());
+        self.keeper.run(&self.tls, &changed);
     }
 
     async fn serve(
@@ -442,7 +502,9 @@ impl Control {
         }
         let tls = Tls::new(&settings.upstream)?;
         let generation = self.generation + 1;
-        let edges = edge_settings(&settings, tls, generation);
+        let presented = presented(&settings, &mut self.keeper)?;
+        let slots = slots(&presented);
+        let edges = edge_settings(&settings, presented, tls.clone(), generation);
         drop(Edge::new(edges.clone())?);
         // The workers know the new backends before the pool names them.
         let (ready, mut readied) = mpsc::unbounded_channel();
@@ -454,12 +516,16 @@ impl Control {
             readied.recv().await.ok_or(StartError::Stopping)?;
         }
         let backends = settings.pool.backends.len();
-        {
-            let mut pool = self.view.shared.pool();
-            pool.reconfigure(clock::now(), settings.pool.clone());
-            (0..backends).for_each(|backend| pool.set_credential(backend, true));
-        }
-        self.view.shared.health.set_credentials(backends);
+        *self.view.tokens.lock().unwrap_or_else(PoisonError::into_inner) = slots;
+        self.view.shared.pool().reconfigure(clock::now(), settings.pool.clone());
+        self.view.tell_credentials();
+        let used = settings.upstreams.iter().filter_map(|upstream| match &upstream.credential {
+            Credential::Token(settings) => Some(settings),
+            Credential::ApiKey(_) | Credential::Caller => None,
+        });
+        self.keeper.retain(&used.collect::<Vec<_>>());
+        self.tls = tls;
+        self.keep_tokens();
         self.generation = generation;
         self.settings = settings;
         tracing::info!(backends, "settings reloaded");

@@ -123,9 +123,7 @@ fn announce(settings: &Settings, balancer: &Balancer) {
         balancer.admin_address().map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     tracing::info!(version, listen = %format_args!("http://{}", balancer.address()), %admin, "listening");
     for (backend, upstream) in settings.pool.backends.iter().zip(&settings.upstreams) {
-        let identity = match upstream.credential {
-            identity::Credential::ApiKey(_) => "api-key",
-        };
+        let identity = upstream.credential.word();
         tracing::info!(backend = %backend.name, url = %backend.url, priority = backend.priority, identity, "backend");
     }
     for note in &settings.notes {

@@ -1,5 +1,7 @@
 //! One request's memory: where it has been, and what that is worth saying in the end.
 
+use std::time::Instant;
+
 use super::backend::BackendId;
 use super::health::Failure;
 use super::reason::AttemptFailure;
@@ -13,6 +15,8 @@ pub struct Attempts {
     /// The number of the pick whose good answer has been noted.
     pub(super) answered: Option<u64>,
     pub(super) was_throttled: bool,
+    /// The soonest of the moments told where no lane remembers them.
+    pub(super) told_until: Option<Instant>,
     pub(super) was_refused: bool,
     pub(super) repeated_timeout: bool,
     pub(super) kept: Option<Kept>,
@@ -28,6 +32,12 @@ impl Attempts {
 
     pub(super) fn has_tried(&self, backend: BackendId) -> bool {
         self.tried.contains(backend)
+    }
+
+    /// A 429 to a request whose name has no lane: it lives as long as the request does.
+    pub(super) fn throttled_without_lane(&mut self, until: Instant) {
+        self.was_throttled = true;
+        self.told_until = Some(self.told_until.map_or(until, |soonest| soonest.min(until)));
     }
 
     pub(super) fn note(&mut self, backend: BackendId) {

@@ -117,7 +117,7 @@ pub(super) fn exhausted(view: View<'_>, rng: &mut Rng) -> Exhausted {
     if census.drawn.is_some() || view.attempts.was_throttled {
         // A lane throttled for this very request may be too small for it as well, or be back already; then the
         // shortest wait is the honest one.
-        let until = census.drawn.or_else(|| soonest_of_too_small(view));
+        let until = census.drawn.or_else(|| soonest_of_too_small(view)).or(view.attempts.told_until);
         let recovery = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(view.now));
         return Exhausted::Throttled { wait: wait(recovery, rng) };
     }

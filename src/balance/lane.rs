@@ -9,6 +9,7 @@ use super::backend::BackendId;
 use super::cooldown::{self, Away, Told};
 use super::health::Health;
 use super::reason::Reason;
+use super::size::SizeMarks;
 
 /// How long a deployment is believed not to exist; Azure says new ones appear within five minutes.
 pub(super) const ABSENT: Duration = Duration::from_secs(300);
@@ -31,6 +32,13 @@ pub struct Tally {
     pub tokens: u64,
     /// Picks not yet reported or abandoned.
     pub in_flight: u64,
+}
+
+impl Tally {
+    pub(super) fn picked(&mut self) {
+        self.requests += 1;
+        self.in_flight += 1;
+    }
 }
 
 /// The tokens-a-minute quota as the last answer told it; shown only, nothing is decided by what remains.
@@ -67,28 +75,6 @@ pub(super) struct Cooldown {
     pub(super) reason: Reason,
 }
 
-/// Requests of at least this charge are kept away for a time.
-#[derive(Clone, Copy, Debug)]
-struct SizeMark {
-    charge: u64,
-    until: Instant,
-}
-
-impl SizeMark {
-    fn keeps_away(mark: Option<Self>, now: Instant, charge: u64) -> bool {
-        mark.is_some_and(|mark| now < mark.until && charge >= mark.charge)
-    }
-
-    fn set(mark: &mut Option<Self>, now: Instant, charge: u64, length: Duration) {
-        let running = mark.filter(|mark| now < mark.until);
-        let until = now + length;
-        *mark = Some(running.map_or(Self { charge, until }, |old| Self {
-            charge: old.charge.min(charge),
-            until: old.until.max(until),
-        }));
-    }
-}
-
 /// What a 429 did to the lane.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Throttling {
@@ -120,10 +106,9 @@ pub(super) struct Lane {
     cooldown: Option<Cooldown>,
     absent_until: Option<Instant>,
     unsupported: Vec<(&'static str, Instant)>,
-    /// From "exceeds the maximum usage size allowed during peak load".
-    peak: Option<SizeMark>,
-    /// From absurd times: larger than the deployment's whole limit.
-    oversize: Option<SizeMark>,
+    /// From "exceeds the maximum usage size allowed during peak load", and from absurd times: larger than the
+    /// deployment's whole limit.
+    sizes: SizeMarks,
 }
 
 impl Lane {
@@ -141,8 +126,7 @@ impl Lane {
             cooldown: None,
             absent_until: None,
             unsupported: Vec::new(),
-            peak: None,
-            oversize: None,
+            sizes: SizeMarks::default(),
         }
     }
 
@@ -158,7 +142,7 @@ impl Lane {
     pub(super) fn throttled(&mut self, now: Instant, told: Told, charge: u64) -> Throttling {
         match cooldown::away(told.duration, charge, self.quota.limit_tokens) {
             Away::SizeMark(length) => {
-                SizeMark::set(&mut self.oversize, now, charge, length);
+                self.sizes.set(now, charge, length);
                 Throttling::Sized(length)
             }
             Away::Cooldown(length) => {
@@ -182,12 +166,12 @@ impl Lane {
     /// The peak-load answer. How long requests of this size stay away.
     pub(super) fn too_large(&mut self, now: Instant, told: Told, charge: u64) -> Duration {
         let length = cooldown::clamp(told.duration);
-        SizeMark::set(&mut self.peak, now, charge, length);
+        self.sizes.set(now, charge, length);
         length
     }
 
     pub(super) fn is_too_large(&self, now: Instant, charge: u64) -> bool {
-        SizeMark::keeps_away(self.peak, now, charge) || SizeMark::keeps_away(self.oversize, now, charge)
+        self.sizes.keep_away(now, charge)
     }
 
     /// When it is believed to exist again, if it is not now.

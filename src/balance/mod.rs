@@ -13,8 +13,8 @@
 //! and one request, the probe, goes first. And we never shut ourselves: only Azure's own answers keep requests out,
 //! never a guess of ours.
 //!
-//! Reading order: `pool` (the walk), `choosing`, `exhaustion`, then what they look at: `lane`, `health`, `backend`,
-//! `routes`; beside them `verdict` and `cooldown`, which read answers and know no state.
+//! Reading order: `pool` (the walk), `choosing`, `exhaustion`, then what they look at: `lane`, `size`, `health`,
+//! `backend`, `routes`; beside them `verdict` and `cooldown`, which read answers and know no state.
 
 mod attempts;
 mod backend;
@@ -27,6 +27,7 @@ mod lane;
 mod pool;
 mod reason;
 mod routes;
+mod size;
 mod snapshot;
 mod verdict;
 

@@ -15,12 +15,12 @@ use super::attempts::{Attempts, Unconfirmed};
 use super::backend::{self, Backend, BackendId};
 use super::change::{Change, Changes};
 use super::choosing::{self, Group, View};
-use super::cooldown::Told;
+use super::cooldown::{self, Told};
 use super::exhaustion::{self, Exhausted};
 use super::health::Failure;
 use super::lane::{self, Lane, Quota, Throttling};
 use super::reason::{AttemptFailure, Reason};
-use super::routes::{Found, Lanes, Routes, Way};
+use super::routes::{Lanes, Routes, Way};
 use super::snapshot::{self, PoolSnapshot};
 use super::verdict::Verdict;
 use super::{BackendSettings, PoolSettings};
@@ -61,8 +61,6 @@ pub struct Pick {
     slot: usize,
     stamp: u64,
     route: Option<usize>,
-    /// Its name has no lane of its own, and travels on the unnamed one.
-    passing: bool,
     number: u64,
     family: &'static str,
     operation: &'static str,
@@ -131,16 +129,19 @@ impl Pool {
         let Way { lane: slot, there } = way.clone();
         let route = found.kept();
         let backend = &mut self.backends[index];
-        let lane = self.lanes.get_mut(slot).expect("only lanes that exist are chosen");
         self.picks += 1;
         self.in_flight += 1;
-        for tally in [&mut backend.tally, &mut lane.tally] {
-            tally.requests += 1;
-            tally.in_flight += 1;
-        }
-        let probe = backend.health.reason().is_some() || lane.health.reason().is_some();
+        backend.tally.picked();
+        let mut probe = backend.health.reason().is_some();
         backend.health.probed_by(self.picks, now);
-        lane.health.probed_by(self.picks, now);
+        // A name beyond the bound has no lane; no lane has the stamp 0.
+        let mut stamp = 0;
+        if let Some(lane) = self.lanes.get_mut(slot) {
+            lane.tally.picked();
+            probe |= lane.health.reason().is_some();
+            lane.health.probed_by(self.picks, now);
+            stamp = lane.stamp;
+        }
         attempts.note(backend.id);
         Ok(Pick {
             backend: index,
@@ -149,9 +150,8 @@ impl Pool {
             probe,
             id: backend.id,
             slot,
-            stamp: lane.stamp,
+            stamp,
             route,
-            passing: lane.name.is_empty() && !matches!(found, Found::Unnamed),
             number: self.picks,
             family: ask.family,
             operation: ask.operation,
@@ -204,7 +204,7 @@ impl Pool {
             Verdict::TierFull => self.tally(&pick, |tally| tally.throttled += 1),
             Verdict::TimedOut => self.tally(&pick, |tally| tally.failed += 1),
             Verdict::Throttled { told, quota } => self.throttled(now, &pick, told, quota, attempts),
-            Verdict::TooLarge { told } => self.too_large(now, &pick, told),
+            Verdict::TooLarge { told } => self.too_large(now, &pick, told, attempts),
             Verdict::Failed { reason, told } => {
                 self.tally(&pick, |tally| tally.failed += 1);
                 let failure = Failure { pick: pick.number, reason, told, at_once: false };
@@ -397,7 +397,10 @@ impl Pool {
     fn throttled(&mut self, now: Instant, pick: &Pick, told: Told, quota: Quota, attempts: &mut Attempts) {
         self.tally(pick, |tally| tally.throttled += 1);
         self.mark_known(pick);
-        let Some(lane) = self.lane(pick) else { return };
+        let Some(lane) = self.lane(pick) else {
+            attempts.throttled_without_lane(now + cooldown::clamp(told.duration));
+            return;
+        };
         lane.quota.learn(quota);
         let throttling = lane.throttled(now, told, pick.charge);
         attempts.was_throttled |= !matches!(throttling, Throttling::Sized(_));
@@ -418,10 +421,13 @@ impl Pool {
         }
     }
 
-    fn too_large(&mut self, now: Instant, pick: &Pick, told: Told) {
+    fn too_large(&mut self, now: Instant, pick: &Pick, told: Told, attempts: &mut Attempts) {
         self.tally(pick, |tally| tally.throttled += 1);
         self.mark_known(pick);
-        let Some(lane) = self.lane(pick) else { return };
+        let Some(lane) = self.lane(pick) else {
+            attempts.throttled_without_lane(now + cooldown::clamp(told.duration));
+            return;
+        };
         let duration = lane.too_large(now, told, pick.charge);
         let Some((backend, deployment)) = self.names(pick) else { return };
         self.changes.push(Change::TooLarge { backend, deployment, charge: pick.charge, duration });
@@ -452,9 +458,7 @@ impl Pool {
     }
 
     fn absent(&mut self, now: Instant, pick: &Pick) {
-        // What one name lacks says nothing of the others on that lane.
-        if !pick.passing
-            && self.lane(pick).is_some_and(|lane| lane.set_absent(now))
+        if self.lane(pick).is_some_and(|lane| lane.set_absent(now))
             && let Some((backend, deployment)) = self.names(pick)
         {
             self.changes.push(Change::Absent { backend, deployment, duration: lane::ABSENT });
@@ -463,8 +467,7 @@ impl Pool {
 
     fn unsupported(&mut self, now: Instant, pick: &Pick) {
         let operation = pick.operation;
-        if !pick.passing
-            && self.lane(pick).is_some_and(|lane| lane.set_lacking(now, operation))
+        if self.lane(pick).is_some_and(|lane| lane.set_lacking(now, operation))
             && let Some((backend, deployment)) = self.names(pick)
         {
             self.changes.push(Change::Unsupported { backend, deployment, operation, duration: lane::ABSENT });

@@ -2,7 +2,8 @@
 //!
 //! A caller that invents names must cost nothing lasting: routes and lanes are at most `limits.lanes` (or as many as
 //! the settings name); the oldest that nobody ever served are forgotten first; when all are in use, a further name travels
-//! on the lanes that are there already, else on the backends' unnamed ones, without a memory of its own.
+//! on the lanes that are there already, else without any: it is always admitted, and nothing it meets is remembered,
+//! so that it takes nothing from anybody.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,19 +14,33 @@ use super::lane::Lane;
 /// How many unserved names are looked at to find one that can be forgotten; busy ones move to the back of the queue.
 const LOOKED_AT: usize = 32;
 
+/// The slot of what travels without a lane.
+const NO_LANE: usize = usize::MAX;
+
 /// All lanes, in slots that stay where they are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lanes {
     slots: Vec<Option<Lane>>,
     free: Vec<usize>,
     stamps: u64,
+    /// Seen in place of the lane that a request has not; can be looked at and never changed.
+    none: Lane,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        let none = Lane::new(0, BackendId(0), Arc::from(""), false);
+        Self { slots: Vec::new(), free: Vec::new(), stamps: 0, none }
+    }
 }
 
 impl Lanes {
+    /// To be looked at.
     pub(super) fn get(&self, slot: usize) -> Option<&Lane> {
-        self.slots.get(slot)?.as_ref()
+        if slot == NO_LANE { Some(&self.none) } else { self.slots.get(slot)?.as_ref() }
     }
 
+    /// To be changed; `None` also where a request travels without a lane.
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Lane> {
         self.slots.get_mut(slot)?.as_mut()
     }
@@ -220,7 +235,7 @@ impl Routes {
             return Found::Nowhere;
         }
         if !self.make_room(new, backends, lanes) {
-            return Found::Passing(self.unnamed_ways(name, backends));
+            return Found::Passing(passing_ways(name, backends));
         }
         let name: Arc<str> = Arc::from(name);
         let ways = backends.iter_mut().map(|backend| {
@@ -244,16 +259,6 @@ impl Routes {
         self.by_name.insert(name, index);
         self.unserved.push_back(index);
         Found::Kept(index)
-    }
-
-    fn unnamed_ways(&self, name: &str, backends: &[Backend]) -> Ways {
-        let ways = backends.iter().zip(&self.unnamed).map(|(backend, unnamed)| {
-            let there = backend.settings.deployments.there(name)?;
-            // A lane that is there already has its own state.
-            let lane = backend.lanes.get(there).copied().unwrap_or(unnamed.as_ref()?.lane);
-            Some(Way { lane, there: (there != name).then(|| Arc::from(there)) })
-        });
-        ways.collect()
     }
 
     fn make_room(&mut self, new: usize, backends: &mut [Backend], lanes: &mut Lanes) -> bool {
@@ -292,4 +297,15 @@ impl Routes {
         }
         false
     }
+}
+
+/// Of a name that there is no room to remember.
+fn passing_ways(name: &str, backends: &[Backend]) -> Ways {
+    let ways = backends.iter().map(|backend| {
+        let there = backend.settings.deployments.there(name)?;
+        // A lane that is there already has its own state.
+        let lane = backend.lanes.get(there).copied().unwrap_or(NO_LANE);
+        Some(Way { lane, there: (there != name).then(|| Arc::from(there)) })
+    });
+    ways.collect()
 }

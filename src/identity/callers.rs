@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
-use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::CallerSettings;
 use super::pages::Pages;
@@ -73,6 +73,26 @@ impl Callers {
             None if self.anonymous => Admission::Admitted(None),
             None => Admission::Unauthorized,
         }
+    }
+}
+
+impl Callers {
+    /// The bearer token that a caller has for the backends: what it sends as `Authorization`, unless that is a key
+    /// of ours, which is for us alone.
+    #[must_use]
+    pub fn own_token(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let value = headers.get(AUTHORIZATION)?;
+        let token = bearer(value.as_bytes())?;
+        let mut ours = Choice::from(0);
+        for (_, key) in &self.keys {
+            ours |= key.expose_secret().as_bytes().ct_eq(token);
+        }
+        if bool::from(ours) {
+            return None;
+        }
+        let mut value = value.clone();
+        value.set_sensitive(true);
+        Some(value)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who may call us, and with what we call the backends.
 //!
-//! Owns: callers' keys and their comparison ([`callers`]), which web pages may call ([`pages`]), and a backend's
-//! credential as a header. It does not route, limit or answer: it says who somebody is, `proxy` acts on it.
+//! Owns: callers' keys and their comparison ([`callers`]), which web pages may call ([`pages`]), tokens for the
+//! backends ([`token`]), and a backend's credential as a header. It does not route, limit or answer: it says who somebody is, `proxy` acts on it.
 //!
 //! Why keys are compared the way they are: every key is compared with every presented one, each time, in constant
 //! time, so that neither the time nor the order of the settings tells how close a guess was.
@@ -14,6 +14,9 @@ use thiserror::Error;
 
 pub mod callers;
 pub mod pages;
+pub mod token;
+
+use self::token::{Slot, TokenSettings};
 
 /// Who may call; `[callers]`.
 #[derive(Clone, Debug, Default)]
@@ -35,11 +38,26 @@ pub struct CallerKey {
     pub key: SecretString,
 }
 
-/// With what a backend is called.
+/// With what a backend is called, as the settings say.
 #[derive(Clone, Debug)]
 pub enum Credential {
     /// `api-key: …`
     ApiKey(SecretString),
+    /// `Authorization: Bearer …` with a token of our own.
+    Token(TokenSettings),
+    /// `Authorization: Bearer …` as the caller sent it.
+    Caller,
+}
+
+/// The same, ready to be used for requests.
+#[derive(Clone, Debug)]
+pub enum Presented {
+    /// Always this header, marked sensitive.
+    Header(HeaderName, HeaderValue),
+    /// The token that lies there.
+    Token(Slot),
+    /// What the caller sent.
+    Caller,
 }
 
 /// A credential that cannot be a header's value: it has control characters or line breaks.
@@ -48,19 +66,44 @@ pub enum Credential {
 pub struct UnsendableCredential;
 
 impl Credential {
-    /// The header that carries it, marked sensitive, so that nothing shows it. Made once per backend, not per
-    /// request.
+    /// How requests carry it. Made once per backend, not per request; a token's slot comes from `slot`.
     ///
     /// # Errors
     /// When the key cannot be a header's value.
-    pub fn header(&self) -> Result<(HeaderName, HeaderValue), UnsendableCredential> {
+    pub fn presented(
+        &self,
+        slot: impl FnOnce(&TokenSettings) -> Slot,
+    ) -> Result<Presented, UnsendableCredential> {
         match self {
             Self::ApiKey(key) => {
                 let mut value =
                     HeaderValue::from_str(key.expose_secret()).map_err(|_| UnsendableCredential)?;
                 value.set_sensitive(true);
-                Ok((HeaderName::from_static("api-key"), value))
+                Ok(Presented::Header(HeaderName::from_static("api-key"), value))
             }
+            Self::Token(settings) => Ok(Presented::Token(slot(settings))),
+            Self::Caller => Ok(Presented::Caller),
+        }
+    }
+
+    /// What it is called in the log.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::ApiKey(_) => "api key",
+            Self::Token(settings) => settings.source.word(),
+            Self::Caller => "the caller's own token",
+        }
+    }
+}
+
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::ApiKey(one), Self::ApiKey(other)) => one.expose_secret() == other.expose_secret(),
+            (Self::Token(one), Self::Token(other)) => one == other,
+            (Self::Caller, Self::Caller) => true,
+            _ => false,
         }
     }
 }
@@ -95,7 +138,8 @@ mod tests {
     #[test]
     fn a_credential_becomes_a_header_that_nothing_shows() {
         let credential = Credential::ApiKey("s3cret".into());
-        let (name, value) = credential.header().unwrap();
+        let presented = credential.presented(|_| Slot::default()).unwrap();
+        let Presented::Header(name, value) = presented else { panic!("a key is a header") };
         assert_eq!((name.as_str(), value.as_bytes()), ("api-key", &b"s3cret"[..]));
         assert!(value.is_sensitive());
         assert!(!format!("{credential:?} {value:?}").contains("s3cret"));
@@ -103,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_key_with_a_line_break_is_refused_without_showing_it() {
-        let problem = Credential::ApiKey("s3cret\r\nx: y".into()).header().unwrap_err();
+        let problem = Credential::ApiKey("s3cret\r\nx: y".into()).presented(|_| Slot::default()).unwrap_err();
         assert!(!format!("{problem} {problem:?}").contains("s3cret"));
     }
 

@@ -1,8 +1,9 @@
 //! Sockets, TLS and HTTP plumbing.
 //!
 //! Owns: accepting connections and handing them to worker threads (`workers`), serving HTTP on one
-//! connection with its limits and its drain (`server`, `pacing`, `watched`, `stop`), and the one seam to the backends
-//! (`upstream`, over `connect` and `idle`).
+//! connection with its limits and its drain (`server`, `pacing`, `flow`, `parting`, `watched`, `stop`), the one seam
+//! to the backends (`upstream`, over `connect`, `idle` and `request_body`), and a WebSocket between the two (`tunnel`,
+//! `frames`).
 //! Does not: know what a backend, a deployment or a cooldown is. Proxy, admin and simulator all stand on it.
 //!
 //! Everything on a worker is `!Send`: one thread, one current-thread runtime, its own upstream connections.
@@ -11,10 +12,15 @@
 
 pub mod authority;
 pub mod connect;
+mod flow;
+pub(crate) mod frames;
 mod idle;
 mod pacing;
+mod parting;
+mod request_body;
 pub mod server;
 pub mod stop;
+pub mod tunnel;
 pub mod upstream;
 mod watched;
 pub mod workers;

@@ -1,5 +1,7 @@
 //! A connection with the time limits of HTTP/1.1: a head must arrive within `header_time` of its first byte, a
 //! connection between two requests is closed after `idle`, and so is one whose caller takes nothing for `write_idle`.
+//! A head that is too slow is told so, one that hyper cannot read is told so in the API's form, and who may still be
+//! sending at the end is parted from gently (`parting`).
 //!
 //! hyper's own header timer starts when the connection goes idle and would close every kept-alive connection
 //! of an ingress after `header_time`; so the clock is here, under hyper, and starts at a head's first byte.
@@ -8,11 +10,14 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::flow::Held;
+use super::parting::{self, Parting};
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,21 +32,67 @@ enum Phase {
 
 /// Shared by the socket (which sees bytes) and the service (which sees requests).
 #[derive(Clone, Debug)]
-pub(crate) struct Pace(Rc<Cell<Phase>>);
+pub(crate) struct Pace(Rc<State>);
+
+#[derive(Debug)]
+struct State {
+    phase: Cell<Phase>,
+    /// Of what the caller sends, some may not have been read.
+    unread: Cell<Unread>,
+    /// The last write found no room.
+    stalled: Cell<bool>,
+}
+
+/// Whether a caller may have sent what nobody read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Unread {
+    Nothing,
+    Maybe,
+    /// Maybe, but hyper has waited once since the answer went.
+    Waited,
+}
 
 impl Pace {
     pub(crate) fn new() -> Self {
-        Self(Rc::new(Cell::new(Phase::Idle(Instant::now()))))
+        let phase = Cell::new(Phase::Idle(Instant::now()));
+        Self(Rc::new(State { phase, unread: Cell::new(Unread::Nothing), stalled: Cell::new(false) }))
     }
 
-    /// A whole head has arrived.
-    pub(crate) fn busy(&self) {
-        self.0.set(Phase::Busy);
+    /// A whole head has arrived; a body follows or does not.
+    pub(crate) fn busy(&self, body_follows: bool) {
+        self.0.phase.set(Phase::Busy);
+        self.0.unread.set(if body_follows { Unread::Maybe } else { Unread::Nothing });
     }
 
     /// The answer has gone; the next head may begin.
     pub(crate) fn idle(&self) {
-        self.0.set(Phase::Idle(Instant::now()));
+        self.0.phase.set(Phase::Idle(Instant::now()));
+    }
+
+    /// The connection waits. Twice between two requests means that the last one's body has been read: where it has not,
+    /// hyper closes the connection at once when it hears that nobody will read it.
+    pub(crate) fn waits(&self) {
+        if matches!(self.0.phase.get(), Phase::Idle(_)) {
+            self.0.unread.set(match self.0.unread.get() {
+                Unread::Maybe => Unread::Waited,
+                Unread::Waited | Unread::Nothing => Unread::Nothing,
+            });
+        }
+    }
+}
+
+/// An answer's body; the connection is idle again when it goes.
+pub(crate) struct Answering(pub(crate) Pace);
+
+impl Held for Answering {
+    fn is_full(&self) -> bool {
+        self.0.0.stalled.get()
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.idle();
     }
 }
 
@@ -55,10 +106,10 @@ pub(crate) struct Paced<S> {
     /// One timer for both limits, moved only when it fires or must fire earlier.
     timer: Option<(Instant, Pin<Box<Sleep>>)>,
     write_idle: Duration,
-    /// The last write found no room.
-    stalled: bool,
     /// Made when first needed.
     taking: Option<Pin<Box<Sleep>>>,
+    /// Nothing more is said from our side.
+    parting: Option<Parting>,
 }
 
 impl<S> Paced<S> {
@@ -69,13 +120,18 @@ impl<S> Paced<S> {
         idle: Duration,
         write_idle: Duration,
     ) -> Self {
-        Self { socket, pace, header_time, idle, timer: None, write_idle, stalled: false, taking: None }
+        Self { socket, pace, header_time, idle, timer: None, write_idle, taking: None, parting: None }
+    }
+
+    /// What it paced, without limits.
+    pub(crate) fn into_inner(self) -> S {
+        self.socket
     }
 
     /// What a write led to; an error once the caller has taken nothing for `write_idle`.
     fn taken(&mut self, wrote: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let stalled = std::mem::replace(&mut self.stalled, wrote.is_pending());
-        if !self.stalled {
+        let stalled = self.pace.0.stalled.replace(wrote.is_pending());
+        if wrote.is_ready() {
             return wrote;
         }
         let deadline = Instant::now() + self.write_idle;
@@ -89,7 +145,7 @@ impl<S> Paced<S> {
     /// Ready once the limit of the present phase has passed.
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let deadline = match self.pace.0.get() {
+            let deadline = match self.pace.0.phase.get() {
                 Phase::Busy => return Poll::Pending,
                 Phase::Idle(since) => since + self.idle,
                 Phase::Head(since) => since + self.header_time,
@@ -115,26 +171,62 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
+    /// A head that did not come in time is told so, unless an earlier answer is still on its way.
+    fn tell_slow_head(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.pace.0.phase.get(), Phase::Head(_)) && !self.pace.0.stalled.get() {
+            // In one try: who has not taken a few hundred bytes is not listening.
+            let told = Pin::new(&mut self.socket).poll_write(cx, parting::SLOW_HEAD);
+            self.parting = matches!(told, Poll::Ready(Ok(_))).then(Parting::default);
+        }
+    }
+
+    /// Where these bytes are hyper's own answer, says it in our words instead.
+    fn poll_our_words(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        if matches!(self.pace.0.phase.get(), Phase::Busy) {
+            return None;
+        }
+        let words = parting::in_our_words(bytes)?;
+        self.pace.0.unread.set(Unread::Maybe);
+        let wrote = Pin::new(&mut self.socket).poll_write(cx, words);
+        Some(wrote.map(|wrote| match wrote {
+            // A few hundred bytes go whole or the pipe is all but full, and then nobody listens.
+            Ok(count) if count < words.len() => Err(io::ErrorKind::WriteZero.into()),
+            wrote => wrote.map(|_| bytes.len()),
+        }))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(parting) = &mut this.parting {
+            return parting.poll(&mut this.socket, cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+        }
         let filled = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut self.socket).poll_read(cx, buf) {
-            if buf.filled().len() > filled && matches!(self.pace.0.get(), Phase::Idle(_)) {
-                self.pace.0.set(Phase::Head(Instant::now()));
+            if buf.filled().len() > filled && matches!(self.pace.0.phase.get(), Phase::Idle(_)) {
+                self.pace.0.phase.set(Phase::Head(Instant::now()));
             }
             return Poll::Ready(read);
         }
-        self.poll_limit(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        ready!(self.poll_limit(cx));
+        self.tell_slow_head(cx);
+        match self.parting {
+            Some(_) => self.poll_read(cx, buf),
+            None => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.socket).poll_write(cx, buf);
+        let ours = self.poll_our_words(buf, cx);
+        let wrote = ours.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write(cx, buf));
         self.taken(wrote, cx)
     }
 
@@ -143,7 +235,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.parting.is_none() && this.pace.0.unread.get() == Unread::Nothing {
+            return Pin::new(&mut this.socket).poll_shutdown(cx);
+        }
+        this.parting.get_or_insert_default().poll(&mut this.socket, cx).map(Ok)
     }
 
     fn poll_write_vectored(
@@ -151,7 +247,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let ours = match bufs {
+            [only] => self.poll_our_words(only, cx),
+            _ => None,
+        };
+        let wrote = ours.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write_vectored(cx, bufs));
         self.taken(wrote, cx)
     }
 
@@ -175,7 +275,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_head_is_cut_ten_seconds_after_its_first_byte_however_long_the_idle_time_before() {
-        let (mut far, near) = duplex(64);
+        let (mut far, near) = duplex(1024);
         let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
         let start = Instant::now();
         let reading = async {
@@ -191,10 +291,15 @@ mod tests {
             far.write_all(b"G").await.unwrap();
             tokio::time::sleep(Duration::from_secs(5)).await;
             far.write_all(b"E").await.unwrap();
+            let mut told = Vec::new();
+            far.read_to_end(&mut told).await.unwrap();
+            assert_eq!(start.elapsed().as_secs(), 110);
+            assert_eq!(told, crate::net::parting::SLOW_HEAD);
+            drop(far);
         };
         let (cut, ()) = tokio::join!(reading, writing);
         assert_eq!(cut, std::io::ErrorKind::TimedOut);
-        assert_eq!(start.elapsed().as_secs(), 110);
+        assert_eq!(start.elapsed().as_secs(), 110, "the caller has closed too");
     }
 
     #[tokio::test(start_paused = true)]
@@ -202,7 +307,7 @@ mod tests {
         let (_far, near) = duplex(64);
         let pace = Pace::new();
         let mut paced = Paced::new(near, pace.clone(), HEADER_TIME, IDLE, WRITE_IDLE);
-        pace.busy();
+        pace.busy(false);
         pace.idle();
         let start = Instant::now();
         assert!(paced.read(&mut [0; 8]).await.is_err());
@@ -214,7 +319,7 @@ mod tests {
         let (mut far, near) = duplex(64);
         let pace = Pace::new();
         let mut paced = Paced::new(near, pace.clone(), HEADER_TIME, IDLE, WRITE_IDLE);
-        pace.busy();
+        pace.busy(false);
         let writing = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(7200)).await;
             far.write_all(b"x").await.unwrap();

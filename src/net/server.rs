@@ -12,16 +12,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::pacing::{Pace, Paced};
+use super::flow::{Flow, Flows, Held, HeldBody};
+use super::pacing::{Answering, Pace, Paced};
+use super::parting::{SLOW_HEAD, part, refuse};
 pub use super::stop::{LocalStop, Stop};
+pub use super::tunnel::Upgraded;
 use super::watched::Watched;
 
 /// The error a body ends with when its connection is to be aborted.
@@ -43,7 +46,7 @@ pub struct ServerLimits {
     pub header_time: Duration,
     /// An idle keep-alive connection.
     pub idle: Duration,
-    /// A caller on HTTP/1.1 that takes nothing of its answer.
+    /// A caller that takes nothing of its answer: its connection, or in HTTP/2 its stream, ends.
     pub write_idle: Duration,
 }
 
@@ -67,6 +70,9 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
+/// What a connection is used for once its handler has answered 101.
+pub type Upgrade = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()>>>>;
+
 /// What a thread does with requests. `!Send` on purpose: a handler lives on one thread.
 pub trait Handler: 'static {
     /// The body of its answers. A body that ends in an error aborts the connection.
@@ -78,6 +84,12 @@ pub trait Handler: 'static {
         request: Request<Incoming>,
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + 'static;
+
+    /// What follows a 101, on HTTP/1.1; it comes with the body of that answer.
+    fn take_upgrade(body: &mut Self::Body) -> Option<Upgrade> {
+        let _nothing = body;
+        None
+    }
 }
 
 /// Accepts on `listener` and serves on this thread until `stop` says otherwise and, when draining, until
@@ -91,7 +103,7 @@ pub async fn serve<H: Handler>(
     let local = LocalStop::default();
     accept(listener, &mut stop, |stream, address| {
         if local.ears() >= limits.connections.get() {
-            refuse(&stream);
+            refuse(stream);
             return;
         }
         let handler = Rc::clone(&handler);
@@ -146,16 +158,9 @@ pub(crate) async fn accept(
     }
 }
 
-/// One try, no wait: whoever floods us is not worth a task.
-pub(crate) fn refuse(stream: &TcpStream) {
-    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
-        content-type: application/json\r\ncontent-length: 100\r\n\r\n\
-        {\"error\":{\"code\":\"overloaded\",\"message\":\"Too many connections.\",\"type\":\"server_error\",\"param\":null}}";
-    let _told = stream.try_write(FULL);
-}
-
 /// After an accept error (most often: out of file descriptors) accepting pauses, longer each time, instead
-/// of spinning on an error that cannot go away by itself.
+/// of spinning on an error that cannot go away by itself. Operators wait with the callers then: a descriptor kept in
+/// reserve for a probe would be taken by whichever thread asks first as soon as it is given up.
 #[derive(Debug, Default)]
 struct AcceptPause(u32);
 
@@ -180,7 +185,12 @@ pub async fn serve_connection<H: Handler>(
 ) {
     // Each event of a stream must leave at once; an error here means the connection is already gone.
     let _gone = stream.set_nodelay(true);
-    let Some(http2) = first_look(&stream, limits, &ear).await else { return };
+    let http2 = match first_look(&stream, limits, &ear).await {
+        Look::Http1 => false,
+        Look::Http2 => true,
+        Look::Nothing => return,
+        Look::Slow => return part(stream, SLOW_HEAD).await,
+    };
     if http2 {
         serve_http2(stream, peer, handler, limits, ear).await;
     } else {
@@ -188,8 +198,17 @@ pub async fn serve_connection<H: Handler>(
     }
 }
 
-/// Whether the caller speaks HTTP/2; `None` when it says nothing.
-async fn first_look(stream: &TcpStream, limits: ServerLimits, ear: &super::stop::Ear) -> Option<bool> {
+/// What a caller begins with.
+enum Look {
+    Http1,
+    Http2,
+    /// It says nothing.
+    Nothing,
+    /// It began, and does not go on.
+    Slow,
+}
+
+async fn first_look(stream: &TcpStream, limits: ServerLimits, ear: &super::stop::Ear) -> Look {
     let mut looking = pin!(timeout(limits.idle, speaks_http2(stream, limits.header_time)));
     let told = poll_fn(|cx| match ear.listen(cx) {
         Stop::Run => Poll::Pending,
@@ -201,11 +220,19 @@ async fn first_look(stream: &TcpStream, limits: ServerLimits, ear: &super::stop:
         // Who has said nothing loses nothing, and would hold up a drain to its end; but a request may be here that
         // the reactor has not told us of.
         told = told => match told {
-            Stop::Drain => timeout(LAST_LOOK, looking).await.ok()?,
-            Stop::Run | Stop::Abort => return None,
+            Stop::Drain => match timeout(LAST_LOOK, looking).await {
+                Ok(looked) => looked,
+                Err(_) => return Look::Nothing,
+            },
+            Stop::Run | Stop::Abort => return Look::Nothing,
         },
     };
-    looked.ok()?.ok()
+    match looked {
+        Ok(Ok(true)) => Look::Http2,
+        Ok(Ok(false)) => Look::Http1,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Look::Slow,
+        Ok(Err(_)) | Err(_) => Look::Nothing,
+    }
 }
 
 /// Whether the caller opens with HTTP/2's preface. Looks without taking: one system call per connection.
@@ -225,7 +252,7 @@ async fn speaks_http2(stream: &TcpStream, limit: Duration) -> io::Result<bool> {
 }
 
 /// Serves one connection that speaks HTTP/1.1, over whatever carries it, until it ends or `ear` hears otherwise.
-pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
+pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler>(
     stream: S,
     peer: Peer,
     handler: Rc<H>,
@@ -235,35 +262,46 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin, H: Handler>(
     let pace = Pace::new();
     let paced = Paced::new(stream, pace.clone(), limits.header_time, limits.idle, limits.write_idle);
     let io = TokioIo::new(paced);
-    let service = hyper::service::service_fn(move |request| {
-        pace.busy();
-        let (handler, pace) = (Rc::clone(&handler), pace.clone());
+    let waiting = pace.clone();
+    let upgrade = Rc::new(Cell::new(None));
+    let agreed = Rc::clone(&upgrade);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        pace.busy(!request.body().is_end_stream());
+        let (handler, pace, agreed) = (Rc::clone(&handler), pace.clone(), Rc::clone(&agreed));
         async move {
-            let response = handler.handle(request, peer).await;
-            Ok::<_, Infallible>(response.map(|body| HeldBody { body, _held: OnDrop(pace) }))
+            let mut response = handler.handle(request, peer).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                agreed.set(H::take_upgrade(response.body_mut()));
+            }
+            Ok::<_, Infallible>(response.map(|body| HeldBody::new(body, Answering(pace))))
         }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(limits.header_bytes.max(8192))
         .serve_connection(io, service);
-    let mut connection = pin!(connection);
     let mut told = Stop::Run;
-    poll_fn(|cx| {
+    let whole = poll_fn(|cx| {
         if ear.state() == Stop::Abort {
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
-        if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(ended.is_ok());
         }
+        waiting.waits();
         let heard = ear.listen(cx);
         if heard != told {
             told = heard;
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     })
     .await;
+    if let Some(upgrade) = upgrade.take().filter(|_: &Upgrade| whole) {
+        let parts = connection.into_parts();
+        let stream = Box::new(parts.io.into_inner().into_inner());
+        upgrade(Upgraded { stream, early: parts.read_buf, ear, write_idle: limits.write_idle }).await;
+    }
 }
 
 async fn serve_http2<H: Handler>(
@@ -274,15 +312,16 @@ async fn serve_http2<H: Handler>(
     ear: super::stop::Ear,
 ) {
     let streams = Streams::default();
-    let opened = streams.clone();
+    let (opened, flows) = (streams.clone(), Flows::new(limits.write_idle));
+    let executor = flows.clone();
     let service = hyper::service::service_fn(move |request| {
-        let (handler, stream) = (Rc::clone(&handler), opened.open());
+        let (handler, stream) = (Rc::clone(&handler), opened.open(flows.open()));
         async move {
             let response = handler.handle(request, peer).await;
-            Ok::<_, Infallible>(response.map(|body| HeldBody { body, _held: stream }))
+            Ok::<_, Infallible>(response.map(|body| HeldBody::new(body, stream)))
         }
     });
-    let connection = hyper::server::conn::http2::Builder::new(LocalExecutor)
+    let connection = hyper::server::conn::http2::Builder::new(executor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
@@ -324,9 +363,9 @@ impl Default for Streams {
 }
 
 impl Streams {
-    fn open(&self) -> OpenStream {
+    fn open(&self, flow: Rc<Flow>) -> OpenStream {
         self.0.0.set(self.0.0.get() + 1);
-        OpenStream(self.clone())
+        OpenStream { streams: self.clone(), flow }
     }
 
     /// Ready once there has been no request for so long. The timer fires at the earliest moment that could be.
@@ -344,11 +383,28 @@ impl Streams {
 }
 
 /// One of them. Dropped with its answer, or when it is reset.
-struct OpenStream(Streams);
+struct OpenStream {
+    streams: Streams,
+    flow: Rc<Flow>,
+}
+
+impl Held for OpenStream {
+    fn gave(&self) {
+        self.flow.gave();
+    }
+
+    fn waits(&self) {
+        self.flow.waits();
+    }
+
+    fn is_full(&self) -> bool {
+        self.flow.is_full()
+    }
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let (open, since) = &*self.0.0;
+        let (open, since) = &*self.streams.0;
         open.set(open.get() - 1);
         since.set(Instant::now());
     }
@@ -366,43 +422,5 @@ where
         tokio::task::spawn_local(async move {
             future.await;
         });
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// The answer's body; when hyper lets go of it, so does what it holds.
-    struct HeldBody<B, H> {
-        #[pin]
-        body: B,
-        _held: H,
-    }
-}
-
-/// The connection is idle again.
-struct OnDrop(Pace);
-
-impl Drop for OnDrop {
-    fn drop(&mut self) {
-        self.0.idle();
-    }
-}
-
-impl<B: Body<Data = Bytes, Error = BodyError>, H> Body for HeldBody<B, H> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.project().body.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -8,18 +8,17 @@
 //! costs one wake-up, not three, and dropping the answer closes the socket at once.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,7 +27,13 @@ use thiserror::Error;
 
 use super::connect::{ConnectError, Connector, Socket, TlsProblem, connect, tls_config};
 use super::idle::Idle;
-use super::server::{BodyError, LocalExecutor};
+use super::request_body::Waits;
+pub use super::request_body::{BodyTooLarge, RequestBody};
+use super::server::LocalExecutor;
+
+/// Read at once of an answer, and the bound of its head, in bytes. hyper's own 400 KiB would be held for every caller
+/// that reads slowly: measured with 1,000 of them, 265 KiB each.
+const MOST_READ: usize = 64 * 1024;
 
 /// How the upstream side connects and keeps connections.
 #[derive(Clone, Debug)]
@@ -100,6 +105,10 @@ pub enum SendError {
         #[source]
         source: Option<hyper::Error>,
     },
+    /// The backend said that it has not begun with the request (HTTP/2: a refused stream, a `GOAWAY` that leaves it out):
+    /// it may be sent once more, whatever it does.
+    #[error("the backend did not begin with the request")]
+    Unprocessed(#[source] hyper::Error),
     /// What came is not HTTP.
     #[error("malformed answer")]
     Malformed(#[source] hyper::Error),
@@ -109,17 +118,27 @@ pub enum SendError {
     /// The request's own body turned out longer than it may be.
     #[error(transparent)]
     RequestTooLarge(#[from] BodyTooLarge),
+    /// The request's own body made no progress for its time.
+    #[error("the request body does not move")]
+    RequestStalled {
+        /// The caller sends nothing; else the backend takes nothing.
+        by_caller: bool,
+    },
 }
-
-/// A body of untold length that passed its bound.
-#[derive(Clone, Copy, Debug, Error)]
-#[error("the request body is too large")]
-pub struct BodyTooLarge;
 
 impl SendError {
     fn new(error: hyper::Error, reused: bool) -> Self {
-        let too_large =
-            std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<BodyTooLarge>());
+        let cause = std::error::Error::source(&error);
+        let too_large = cause.and_then(|cause| cause.downcast_ref::<BodyTooLarge>());
+        let http2 = cause.and_then(|cause| cause.downcast_ref::<h2::Error>()).filter(|told| told.is_remote());
+        if let Some(told) = http2
+            && (told.is_go_away() || told.reason() == Some(h2::Reason::REFUSED_STREAM))
+        {
+            // h2 fails only the streams beyond the last one that a GOAWAY names: these have not begun.
+            return Self::Unprocessed(error);
+        }
+        // The connection lives: the backend means this request.
+        let reused = reused && !http2.is_some_and(h2::Error::is_reset);
         if let Some(too_large) = too_large {
             Self::RequestTooLarge(*too_large)
         } else if error.is_parse() {
@@ -148,6 +167,8 @@ pub struct Upstream {
     authority: Authority,
     host: HeaderValue,
     tls: Arc<ClientConfig>,
+    /// A WebSocket needs a connection that speaks HTTP/1.1.
+    http1_tls: Arc<ClientConfig>,
     connector: Connector,
     connect_timeout: Duration,
     idle: Rc<Idle<Line>>,
@@ -181,12 +202,14 @@ impl Upstream {
         let text = origin.authority();
         let authority: Authority = text.parse().map_err(|_| UnusableOrigin(text.clone()))?;
         let host = HeaderValue::from_str(&text).map_err(|_| UnusableOrigin(text))?;
+        let http1_tls = Arc::clone(&tls.http1);
         let tls = Arc::clone(if origin.http2 { &tls.http2 } else { &tls.http1 });
         Ok(Self {
             origin,
             authority,
             host,
             tls,
+            http1_tls,
             connector: connector.clone(),
             connect_timeout,
             idle: Rc::default(),
@@ -207,10 +230,27 @@ impl Upstream {
         body: RequestBody,
         reuse: Reuse,
     ) -> Result<Response<Answer>, SendError> {
+        let moving = body.moving();
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.headers_mut() = headers;
         *request.uri_mut() = Uri::from(path);
+        let mut sending = pin!(self.send_request(request, reuse));
+        let Some(moving) = moving else { return sending.await };
+        tokio::select! {
+            biased;
+            sent = &mut sending => sent,
+            waits = moving.stalled() => {
+                Err(SendError::RequestStalled { by_caller: waits == Waits::Caller })
+            }
+        }
+    }
+
+    async fn send_request(
+        &self,
+        request: Request<RequestBody>,
+        reuse: Reuse,
+    ) -> Result<Response<Answer>, SendError> {
         if self.origin.http2
             && let Some(trunk) = self.kept_http2(reuse)
         {
@@ -227,6 +267,31 @@ impl Upstream {
             let trunk = self.open_http2(socket).await?;
             return self.send_http2(trunk, request, false).await;
         }
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MOST_READ)
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| SendError::new(error, false))?;
+        self.send_http1(Line { sender, connection: Box::pin(connection) }, request, false).await
+    }
+
+    /// Asks for a WebSocket, on a connection of its own. When the backend agrees, the answer holds the connection:
+    /// `Answer::take_tunnel`.
+    ///
+    /// # Errors
+    /// Why there is no head; see `SendError`.
+    pub async fn upgrade(
+        &self,
+        path: PathAndQuery,
+        headers: HeaderMap,
+    ) -> Result<Response<Answer>, SendError> {
+        let mut request = Request::new(RequestBody::empty());
+        *request.uri_mut() = Uri::from(path);
+        *request.headers_mut() = headers;
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let socket = connect(&self.connector, &self.origin, &self.http1_tls, self.connect_timeout).await?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(socket)).await.map_err(|error| SendError::new(error, false))?;
         self.send_http1(Line { sender, connection: Box::pin(connection) }, request, false).await
@@ -261,8 +326,17 @@ impl Upstream {
             }
         })
         .await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if open {
+                let failed = |error| SendError::new(error, reused);
+                line.connection.as_mut().await.map_err(failed)?;
+            }
+            let parts = Pin::into_inner(line.connection).into_parts();
+            let tunnel = Some(Box::new((parts.io.into_inner(), parts.read_buf)));
+            return Ok(response.map(|body| Answer { body, kept: None, tunnel, _place: None }));
+        }
         let kept = open.then(|| Kept { line, home: Rc::clone(&self.idle) });
-        Ok(response.map(|body| Answer { body, kept, _place: None }))
+        Ok(response.map(|body| Answer { body, kept, tunnel: None, _place: None }))
     }
 
     /// One with room for a stream: at the peer's limit hyper would let the request wait without end.
@@ -315,7 +389,7 @@ impl Upstream {
         let failed = |error| SendError::new(error, reused);
         trunk.sender.ready().await.map_err(failed)?;
         let response = trunk.sender.send_request(request).await.map_err(failed)?;
-        Ok(response.map(|body| Answer { body, kept: None, _place: Some(trunk.places) }))
+        Ok(response.map(|body| Answer { body, kept: None, tunnel: None, _place: Some(trunk.places) }))
     }
 }
 
@@ -360,11 +434,18 @@ struct Kept {
 pub struct Answer {
     body: Incoming,
     kept: Option<Kept>,
+    /// After a 101: the connection, and what the backend has sent on it already.
+    tunnel: Option<Box<(Socket, Bytes)>>,
     /// Of an HTTP/2 stream on its connection.
     _place: Option<Rc<()>>,
 }
 
 impl Answer {
+    /// The connection on which both sides have agreed to speak something else, and what has come on it already.
+    pub(crate) fn take_tunnel(&mut self) -> Option<(Socket, Bytes)> {
+        self.tunnel.take().map(|tunnel| *tunnel)
+    }
+
     /// Read to its end: the connection may serve the next request.
     fn finish(&mut self, cx: &mut Context<'_>) {
         if let Some(mut kept) = self.kept.take()
@@ -417,92 +498,5 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// What is sent as a request's body. One pointer: hyper keeps room for 32 requests in every connection.
-#[derive(Debug)]
-pub struct RequestBody(Box<Source>);
-
-#[derive(Debug)]
-enum Source {
-    /// Kept bytes in up to three pieces (before, instead of, and after a replaced name): can be sent again.
-    Whole([Bytes; 3]),
-    /// What has been read so far, then the rest as it comes: can be sent once.
-    Streamed {
-        /// Read already; in order.
-        begun: VecDeque<Bytes>,
-        /// Still to come.
-        rest: Incoming,
-        /// In all, where the caller said so.
-        length: Option<u64>,
-        /// So many bytes may still come; more end the request.
-        most: u64,
-    },
-}
-
-impl RequestBody {
-    /// No body.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self::whole([Bytes::new(), Bytes::new(), Bytes::new()])
-    }
-
-    /// Kept bytes in up to three pieces, e.g. before, instead of, and after a replaced name.
-    #[must_use]
-    pub fn whole(pieces: [Bytes; 3]) -> Self {
-        Self(Box::new(Source::Whole(pieces)))
-    }
-
-    /// What was read already, in order, then the rest as it comes: `length` in all where the caller said so;
-    /// more than `most` further bytes end the request.
-    #[must_use]
-    pub fn streamed(begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64) -> Self {
-        Self(Box::new(Source::Streamed { begun, rest, length, most }))
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut *self.0 {
-            Source::Whole(pieces) => {
-                let next = pieces.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
-                Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
-            }
-            Source::Streamed { begun, rest, most, .. } => {
-                if let Some(piece) = begun.pop_front() {
-                    return Poll::Ready(Some(Ok(Frame::data(piece))));
-                }
-                let frame = ready!(Pin::new(rest).poll_frame(cx));
-                let came = frame.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
-                match most.checked_sub(came as u64) {
-                    Some(left) => *most = left,
-                    None => return Poll::Ready(Some(Err(BodyTooLarge.into()))),
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &*self.0 {
-            Source::Whole(pieces) => pieces.iter().all(Bytes::is_empty),
-            Source::Streamed { begun, rest, .. } => begun.is_empty() && rest.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &*self.0 {
-            Source::Whole(pieces) => {
-                SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
-            }
-            Source::Streamed { length, .. } => length.map_or_else(SizeHint::default, SizeHint::with_exact),
-        }
     }
 }

@@ -17,7 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
 
-use super::server::{Handler, Peer, ServerLimits, accept, refuse, serve_connection};
+use super::parting::refuse;
+use super::server::{Handler, Peer, ServerLimits, accept, serve_connection};
 use super::stop::{LocalStop, Stop};
 
 /// More threads than this only spread upstream connections thin: one carries 20,000 small requests a second.
@@ -170,7 +171,7 @@ impl<H: Handler> Acceptor<H> {
             return;
         };
         if connections(&self.workers) >= self.limits.connections.get() {
-            refuse(&stream);
+            refuse(stream);
             return;
         }
         if let Ok(stream) = stream.into_std() {

@@ -21,6 +21,7 @@ use super::request::Understood;
 use crate::balance::{
     Answer as Told, Ask, AttemptFailure, Attempts, Judgement, Next, Tier, Verdict, judge, judge_failure,
 };
+use crate::identity::Presented;
 use crate::net::connect::ConnectError;
 use crate::net::upstream::{Answer, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
@@ -95,6 +96,11 @@ impl Attempt<'_> {
         }
         match waiting(ledger, self.exchange(understood, sent)).await {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
+            // Its token ended since it was picked; the next lane has another.
+            Err(Broken::NoToken) => {
+                self.abandon(ledger);
+                Outcome::Next(None)
+            }
             Err(Broken::OutOfTime) => {
                 self.close(Verdict::TimedOut, attempts, ledger);
                 Outcome::Stop(ProxyError::UpstreamTimeout)
@@ -113,7 +119,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Sends, and waits for the head. A kept-alive connection that turns out dead is replaced, silently, once.
+    /// Sends, and waits for the head. A kept-alive connection that turns out dead is replaced, silently, once; so is one
+    /// whose backend has not begun with the request.
     async fn exchange(
         &self,
         understood: &mut Understood<'_>,
@@ -130,17 +137,36 @@ impl Attempt<'_> {
         let limit = [first_byte, first_event].into_iter().flatten().chain([self.deadline]).min();
         let limit = limit.unwrap_or(self.deadline);
         let mut reuse = Reuse::Allowed;
+        let mut renewed = false;
         loop {
+            let now = clock::now();
+            let Some(with) = backend.credential(now, &self.parts.headers, &self.edge.callers) else {
+                return Err(Broken::NoToken);
+            };
             let Some(target) = understood.target(self.parts, &backend.path_prefix, there) else {
                 return Err(Broken::Attempt(AttemptFailure::Malformed));
             };
             let Some(body) = understood.body(there) else {
                 return Err(Broken::RequestBody(ProxyError::BrokenBody));
             };
-            let head = headers::upstream(&self.parts.headers, &settings.forward_headers, backend);
-            let sending = backend.upstream.send(self.parts.method.clone(), target, head, body, reuse);
+            let forwarded = &settings.forward_headers;
+            let mut head = headers::upstream(&self.parts.headers, forwarded, backend, with.header);
+            let sending = async {
+                if understood.socket {
+                    headers::socket(&self.parts.headers, &mut head);
+                    return backend.upstream.upgrade(target, head).await;
+                }
+                backend.upstream.send(self.parts.method.clone(), target, head, body, reuse).await
+            };
             let error = match timeout_at(limit.into(), sending).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => {
+                    let rejected = with.token.filter(|_| response.status() == StatusCode::UNAUTHORIZED);
+                    if !renewed && understood.repeatable() && backend.renewed(rejected, limit).await {
+                        renewed = true;
+                        continue;
+                    }
+                    return Ok(response);
+                }
                 Ok(Err(error)) => error,
                 Err(_) if limit == self.deadline => return Err(Broken::OutOfTime),
                 Err(_) if Some(limit) == first_byte => {
@@ -148,8 +174,12 @@ impl Attempt<'_> {
                 }
                 Err(_) => return Err(Broken::Attempt(AttemptFailure::FirstEventTimeout)),
             };
-            let stale = matches!(error, SendError::Closed { reused: true, .. });
-            if stale && reuse == Reuse::Allowed && self.ask.harmless && understood.repeatable() {
+            let again = match &error {
+                SendError::Closed { reused, .. } => *reused && self.ask.harmless,
+                SendError::Unprocessed(_) => true,
+                _ => false,
+            };
+            if again && reuse == Reuse::Allowed && understood.repeatable() {
                 reuse = Reuse::Never;
                 continue;
             }
@@ -168,6 +198,11 @@ impl Attempt<'_> {
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
         let (head, mut answer) = response.into_parts();
+        if understood.socket
+            && let Some(tunnel) = answer.take_tunnel()
+        {
+            return self.open(head, tunnel, attempts, ledger);
+        }
         // We asked for no upgrade, and nothing is known of what would follow one.
         if head.status.is_informational() {
             return self.failed(AttemptFailure::Malformed, understood, attempts, ledger);
@@ -293,7 +328,9 @@ impl Attempt<'_> {
             ServiceTier::Flex => Tier::Flex,
             ServiceTier::Priority => Tier::Priority,
         });
-        let told = Told { status, headers, body, service_tier, callers_credential: false };
+        let backend = &self.edge.backends[self.place.pick().backend];
+        let callers_credential = matches!(backend.credential, Presented::Caller);
+        let told = Told { status, headers, body, service_tier, callers_credential };
         judge(&told, self.ask, attempts)
     }
 
@@ -332,12 +369,12 @@ impl Attempt<'_> {
     }
 
     /// Of its backend, in the request's record.
-    fn number(&self, ledger: &mut Option<Ledger>) -> usize {
+    pub(super) fn number(&self, ledger: &mut Option<Ledger>) -> usize {
         let backend = self.place.pick().backend;
         ledger.as_mut().map_or(backend, |entry| entry.number(self.edge, backend))
     }
 
-    fn explain(&self) -> Option<header::HeaderValue> {
+    pub(super) fn explain(&self) -> Option<header::HeaderValue> {
         let name = || self.edge.backends[self.place.pick().backend].name.clone();
         self.edge.settings.explain_headers.then(name)
     }
@@ -432,6 +469,8 @@ enum Broken {
     RequestBody(ProxyError),
     /// By us: no file descriptor is left.
     OwnLack,
+    /// There is no valid token for this backend.
+    NoToken,
     OutOfTime,
 }
 
@@ -452,9 +491,12 @@ fn broken(error: &SendError) -> Broken {
         SendError::Connect(ConnectError::Timeout) => AttemptFailure::ConnectTimeout,
         SendError::Connect(ConnectError::Tcp(_)) => AttemptFailure::Connect,
         SendError::Connect(ConnectError::NoDescriptor(_)) => return Broken::OwnLack,
-        SendError::Closed { .. } => AttemptFailure::Closed,
+        SendError::Closed { .. } | SendError::Unprocessed(_) => AttemptFailure::Closed,
         SendError::Malformed(_) => AttemptFailure::Malformed,
         SendError::RequestBody(_) => return Broken::RequestBody(ProxyError::BrokenBody),
+        SendError::RequestStalled { by_caller: true } => return Broken::RequestBody(ProxyError::SlowBody),
+        // It may be slow for this caller's network alone: the lane is not blamed.
+        SendError::RequestStalled { by_caller: false } => return Broken::OutOfTime,
         SendError::RequestTooLarge(_) => return Broken::RequestBody(ProxyError::BodyTooLarge),
     })
 }
@@ -505,7 +547,7 @@ async fn waiting<T>(ledger: &mut Option<Ledger>, until: impl Future<Output = T>)
 }
 
 /// Filters the head for the caller, and says who answered.
-fn finish_head(head: &mut HeaderMap, explain: Option<header::HeaderValue>, ledger: &Ledger) {
+pub(super) fn finish_head(head: &mut HeaderMap, explain: Option<header::HeaderValue>, ledger: &Ledger) {
     headers::downstream(head);
     if let Some(backend) = explain {
         head.insert(headers::BACKEND, backend);

@@ -16,8 +16,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::ledger::Ledger;
 use super::place::Place;
 use super::prelude::Held;
+use super::socket::Agreed;
 use crate::balance::{Attempts, Verdict};
-use crate::net::server::BodyError;
+use crate::net::server::{BodyError, Upgrade};
 use crate::net::stop::{Ear, Stop};
 use crate::net::upstream::Answer;
 use crate::openai::{Api, Ending, EventScanner, UsageScanner, errors};
@@ -31,11 +32,20 @@ pub enum ProxyBody {
     Full(Option<Bytes>),
     /// Comes as the backend sends it.
     Committed(Box<Committed>),
+    /// None: the connection becomes a WebSocket.
+    Socket(Agreed),
 }
 
 impl ProxyBody {
     pub(super) fn full(bytes: Bytes) -> Self {
         Self::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+
+    pub(super) fn take_upgrade(&mut self) -> Option<Upgrade> {
+        match self {
+            Self::Socket(agreed) => agreed.take(),
+            Self::Full(_) | Self::Committed(_) => None,
+        }
     }
 }
 
@@ -50,6 +60,7 @@ impl Body for ProxyBody {
         match &mut *self {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Committed(committed) => committed.poll(cx),
+            Self::Socket(_) => Poll::Ready(None),
         }
     }
 
@@ -57,6 +68,7 @@ impl Body for ProxyBody {
         match self {
             Self::Full(bytes) => bytes.is_none(),
             Self::Committed(committed) => matches!(committed.stage, Stage::Over),
+            Self::Socket(_) => true,
         }
     }
 
@@ -64,6 +76,7 @@ impl Body for ProxyBody {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Committed(committed) => committed.size_hint(),
+            Self::Socket(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -4,17 +4,20 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
+use tokio::time::timeout_at;
 
 use super::ProxySettings;
 use crate::balance::Deployments;
 use crate::identity::callers::Callers;
-use crate::identity::{CallerSettings, Credential, UnsendableCredential};
+use crate::identity::{CallerSettings, Presented};
 use crate::net::connect::Connector;
 use crate::net::upstream::{Origin, Tls, UnusableOrigin, Upstream};
+use crate::telemetry::clock;
 
 /// What an edge is made of; the same for all workers.
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ pub struct EdgeSettings {
     /// How requests are treated.
     pub proxy: ProxySettings,
     /// By the pool's index.
-    pub backends: Vec<(Arc<str>, Origin, Credential, Deployments)>,
+    pub backends: Vec<(Arc<str>, Origin, Presented, Deployments)>,
     /// TLS to all of them.
     pub tls: Tls,
     /// TCP, TLS and name look-up together.
@@ -41,9 +44,6 @@ pub enum UnusableEdge {
     /// A backend's address.
     #[error(transparent)]
     Origin(#[from] UnusableOrigin),
-    /// A backend's credential.
-    #[error("the api_key of backend {0} cannot stand in a header")]
-    Credential(Arc<str>, #[source] UnsendableCredential),
 }
 
 /// One generation of settings, on one worker.
@@ -61,7 +61,7 @@ pub struct Edge {
 pub(super) struct EdgeBackend {
     pub(super) upstream: Upstream,
     pub(super) path_prefix: String,
-    pub(super) credential: (HeaderName, HeaderValue),
+    pub(super) credential: Presented,
     /// For a deployment that a header names; the others were mapped by the pool.
     pub(super) deployments: Deployments,
     /// For `x-sidestep-backend`, made once.
@@ -72,7 +72,7 @@ impl Edge {
     /// Connects to nothing yet.
     ///
     /// # Errors
-    /// An address or a credential cannot be sent.
+    /// An address cannot be sent.
     pub fn new(settings: EdgeSettings) -> Result<Self, UnusableEdge> {
         Self::over(&Connector::Network, settings)
     }
@@ -80,18 +80,15 @@ impl Edge {
     /// The same over another network than the machine's.
     ///
     /// # Errors
-    /// An address or a credential cannot be sent.
+    /// An address cannot be sent.
     pub fn over(connector: &Connector, settings: EdgeSettings) -> Result<Self, UnusableEdge> {
         let names = settings.backends.iter().map(|(name, ..)| Arc::clone(name)).collect();
         let mut backends = Vec::with_capacity(settings.backends.len());
         for (name, origin, credential, deployments) in settings.backends {
-            let mut header =
-                credential.header().map_err(|error| UnusableEdge::Credential(Arc::clone(&name), error))?;
-            header.1.set_sensitive(true);
             backends.push(EdgeBackend {
                 path_prefix: origin.path_prefix.clone(),
                 upstream: Upstream::over(connector, origin, &settings.tls, settings.connect_timeout)?,
-                credential: header,
+                credential,
                 deployments,
                 name: HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("unnamed")),
             });
@@ -104,6 +101,42 @@ impl Edge {
             backends,
         })
     }
+}
+
+impl EdgeBackend {
+    /// With what one request is sent now; `None` when its token has ended since the backend was picked.
+    pub(super) fn credential(&self, now: Instant, from: &HeaderMap, callers: &Callers) -> Option<Sent> {
+        match &self.credential {
+            Presented::Header(name, value) => {
+                Some(Sent { header: Some((name.clone(), value.clone())), token: None })
+            }
+            Presented::Token(slot) => {
+                let held = slot.current(now)?;
+                Some(Sent { header: Some((AUTHORIZATION, held.header)), token: Some(held.serial) })
+            }
+            Presented::Caller => {
+                let header = callers.own_token(from).map(|value| (AUTHORIZATION, value));
+                Some(Sent { header, token: None })
+            }
+        }
+    }
+}
+
+impl EdgeBackend {
+    /// Whether there is a newer token than this rejected one, within the time. Nothing was done with the rejected one,
+    /// so with the newer one the request is sent once more.
+    pub(super) async fn renewed(&self, rejected: Option<u64>, limit: Instant) -> bool {
+        let (Presented::Token(slot), Some(serial)) = (&self.credential, rejected) else { return false };
+        let newer = timeout_at(limit.into(), slot.newer_than(serial, clock::now())).await;
+        newer.is_ok_and(|newer| newer.is_some())
+    }
+}
+
+/// What one request was sent with.
+pub(super) struct Sent {
+    pub(super) header: Option<(HeaderName, HeaderValue)>,
+    /// Which of its source's tokens it was, if it was one.
+    pub(super) token: Option<u64>,
 }
 
 /// The generations that requests may still meet: the present one and, around a reload, its neighbour.
@@ -149,6 +182,7 @@ mod tests {
             explain_headers: true,
             path_prefix: String::new(),
             forward_headers: Vec::new(),
+            body_idle: Duration::from_secs(1),
             request_replay: 0,
             request_hard_limit: 0,
             buffered: 0,

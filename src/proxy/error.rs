@@ -49,8 +49,8 @@ pub enum ProxyError {
     /// 413
     #[error("The request body is too large to find its deployment: name the deployment in the path.")]
     NameTooFar,
-    /// 501
-    #[error("WebSockets are not supported here.")]
+    /// 400
+    #[error("A WebSocket is opened by a GET over HTTP/1.1 without a body.")]
     Upgrade,
     /// 503
     #[error("Too many large requests at once. Please retry after 1 second.")]
@@ -83,6 +83,9 @@ pub enum ProxyError {
     #[error("The backends are recovering. Please retry after 1 second.")]
     Resting,
     /// 503
+    #[error("No backend's credential is available. Please retry after 1 second.")]
+    NoCredential,
+    /// 503
     #[error("No backend is in use.")]
     NoBackend,
     /// 504
@@ -103,6 +106,7 @@ impl ProxyError {
             | Self::Compressed
             | Self::BrokenBody
             | Self::NotJson
+            | Self::Upgrade
             | Self::Unsupported => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -110,11 +114,10 @@ impl ProxyError {
             Self::UnknownDeployment => StatusCode::NOT_FOUND,
             Self::Throttled { .. } | Self::TooLargeNow => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamFailed | Self::BackendRefused => StatusCode::BAD_GATEWAY,
-            Self::Full | Self::Overloaded | Self::Resting | Self::NoBackend => {
+            Self::Full | Self::Overloaded | Self::Resting | Self::NoCredential | Self::NoBackend => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Upgrade => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -132,7 +135,7 @@ impl ProxyError {
             Self::Method => "method_not_allowed",
             Self::SlowBody => "Timeout",
             Self::BodyTooLarge | Self::NameTooFar => "body_too_large",
-            Self::Upgrade => "upgrade_not_supported",
+            Self::Upgrade => "invalid_upgrade",
             Self::Full | Self::Overloaded => "overloaded",
             Self::UnknownDeployment => "DeploymentNotFound",
             Self::Unsupported => "OperationNotSupported",
@@ -141,6 +144,7 @@ impl ProxyError {
             Self::UpstreamFailed => "backend_failed",
             Self::BackendRefused => "backend_refused",
             Self::Resting => "backends_resting",
+            Self::NoCredential => "no_credential",
             Self::NoBackend => "no_backend",
             Self::UpstreamTimeout => "backend_timeout",
         }
@@ -168,7 +172,7 @@ impl ProxyError {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(*wait)));
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(milliseconds(*wait)));
             }
-            Self::Full | Self::Overloaded | Self::Resting => {
+            Self::Full | Self::Overloaded | Self::Resting | Self::NoCredential => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
             }
             // Worth another try only with a smaller request: the SDKs are told so.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER, TRANSFER_ENCODING,
-    USER_AGENT,
+    ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -45,7 +45,12 @@ static UPSTREAM: [HeaderName; 8] = [
 ];
 
 /// The headers for one backend: the listed ones, the operator's, and that backend's credential alone.
-pub(super) fn upstream(from: &HeaderMap, forwarded: &[HeaderName], backend: &EdgeBackend) -> HeaderMap {
+pub(super) fn upstream(
+    from: &HeaderMap,
+    forwarded: &[HeaderName],
+    backend: &EdgeBackend,
+    credential: Option<(HeaderName, HeaderValue)>,
+) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     for name in UPSTREAM.iter().chain(forwarded) {
         for value in from.get_all(name) {
@@ -57,9 +62,34 @@ pub(super) fn upstream(from: &HeaderMap, forwarded: &[HeaderName], backend: &Edg
     if let Some(there) = there.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(IMAGE_DEPLOYMENT, there);
     }
-    let (name, value) = &backend.credential;
-    headers.insert(name.clone(), value.clone());
+    if let Some((name, value)) = credential {
+        headers.insert(name, value);
+    }
     headers
+}
+
+/// A browser's way to send its key with a WebSocket: a protocol of that name. The caller's key is not for the backend.
+const KEY_AS_PROTOCOL: &str = "openai-insecure-api-key.";
+
+/// What opens a WebSocket, beside `upstream`. No extension is asked for: what passes stays readable for the count of
+/// its tokens, and no side has to keep a window of compression for an idle socket.
+pub(super) fn socket(from: &HeaderMap, headers: &mut HeaderMap) {
+    for name in [SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION] {
+        if let Some(value) = from.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    let protocols = from.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    let protocols: Vec<&str> = protocols
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|protocol| !protocol.is_empty() && !protocol.starts_with(KEY_AS_PROTOCOL))
+        .collect();
+    if let Ok(value) = HeaderValue::from_str(&protocols.join(", "))
+        && !protocols.is_empty()
+    {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
+    }
 }
 
 /// Takes from an answer what is of one hop or ours to say, and clamps what it tells of waiting.

@@ -2,7 +2,7 @@
 //!
 //! Owns: the walk (this file), what a request is and which backend may get its bytes (`request`, `headers`),
 //! one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`), the committed body
-//! (`committed`), the place on a lane that is always handed back (`place`), the one record per request
+//! (`committed`), a WebSocket (`socket`), the place on a lane that is always handed back (`place`), the one record per request
 //! (`ledger`), and our own answers (`error`).
 //! Does not: choose (`balance`), know the API (`openai`), open sockets (`net`), know keys (`identity`).
 //!
@@ -18,6 +18,7 @@ mod ledger;
 mod place;
 mod prelude;
 mod request;
+mod socket;
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +29,8 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio::time::timeout_at;
 
 use self::attempt::{Attempt, KeptAnswer};
 pub use self::committed::ProxyBody;
@@ -37,13 +40,16 @@ use self::ledger::{Desk, Ledger};
 use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, Pool};
 use crate::identity::callers::Admission;
-use crate::net::server::{Handler, Peer};
+use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::request_id::RequestIds;
+
+/// A request that comes before the first token waits so long for it.
+const CREDENTIAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How requests are treated; `[retry]`, parts of `[server]`, `[upstream]` and `[limits]`.
 #[derive(Clone, Debug)]
@@ -62,6 +68,8 @@ pub struct ProxySettings {
     pub path_prefix: String,
     /// Further request headers that travel, lower case.
     pub forward_headers: Vec<http::HeaderName>,
+    /// A request's body that makes no progress for so long ends the request.
+    pub body_idle: Duration,
     /// Bodies up to here are kept for failover, in bytes.
     pub request_replay: usize,
     /// Bodies beyond are refused, in bytes.
@@ -78,18 +86,38 @@ pub struct Shared {
     pub health: Health,
     /// Bytes of all buffered bodies together.
     buffered: AtomicUsize,
+    /// Told when a backend gets its credential, or loses it.
+    credentials: watch::Sender<()>,
 }
 
 impl Shared {
     /// Nothing is buffered yet.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self { pool: Mutex::new(pool), health: Health::default(), buffered: AtomicUsize::new(0) }
+        Self {
+            pool: Mutex::new(pool),
+            health: Health::default(),
+            buffered: AtomicUsize::new(0),
+            credentials: watch::Sender::new(()),
+        }
     }
 
     /// Bytes of all buffered bodies together, now.
     pub fn buffered(&self) -> usize {
         self.buffered.load(Ordering::Relaxed)
+    }
+
+    /// Which backends have their credential now, by their index.
+    pub fn set_credentials(&self, ready: impl IntoIterator<Item = bool>) {
+        let mut pool = self.pool();
+        let mut count = 0;
+        for (backend, ready) in ready.into_iter().enumerate() {
+            pool.set_credential(backend, ready);
+            count += usize::from(ready);
+        }
+        drop(pool);
+        self.health.set_credentials(count);
+        self.credentials.send_replace(());
     }
 
     /// The pool. Held for microseconds, never across an await. A panic while it was held cannot have left it
@@ -143,7 +171,9 @@ impl Proxy {
         if !edge.callers.pages().admit(&parts.headers, &parts.uri) {
             return Err(ProxyError::ForeignPage);
         }
-        match edge.callers.admit(&parts.headers, None) {
+        let socket = request::wants_socket(parts, &body)?;
+        // Browsers cannot set headers on a WebSocket.
+        match edge.callers.admit(&parts.headers, parts.uri.query().filter(|_| socket)) {
             Admission::Admitted(caller) => entry.caller = caller,
             Admission::Unauthorized => return Err(ProxyError::Unauthorized),
         }
@@ -152,7 +182,8 @@ impl Proxy {
         let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
         let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
         entry.waited_until(clock::now());
-        let understood = request::understand(parts, route, body?)?;
+        let mut understood = request::understand(parts, route, body?)?;
+        understood.socket = socket;
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
@@ -170,6 +201,7 @@ impl Proxy {
         let mut attempts = Attempts::default();
         let mut kept = None;
         let mut lacking = false;
+        let mut patience = None;
         let deployment = understood.deployment.clone();
         let ask = Ask {
             deployment: deployment.as_deref(),
@@ -185,6 +217,12 @@ impl Proxy {
             let picked = self.shared.pool().pick(now, &ask, &mut attempts);
             let pick = match picked {
                 Ok(pick) => pick,
+                // At the start tokens are on their way.
+                Err(Exhausted::Spent { cause: Cause::NoCredential })
+                    if self.awaits_credential(&mut patience, deadline, ledger).await =>
+                {
+                    continue;
+                }
                 // No lane was found wanting: we were.
                 Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
                     return Err(ProxyError::Overloaded);
@@ -212,6 +250,26 @@ impl Proxy {
         }
     }
 
+    /// No backend has its credential: whether it is worth looking again. The first look after this one was asked
+    /// comes at once, so that no news is missed between the two.
+    async fn awaits_credential(
+        &self,
+        patience: &mut Option<(watch::Receiver<()>, Instant)>,
+        deadline: Instant,
+        ledger: &mut Option<Ledger>,
+    ) -> bool {
+        let now = clock::now();
+        let Some((news, until)) = patience else {
+            *patience = Some((self.shared.credentials.subscribe(), deadline.min(now + CREDENTIAL_PATIENCE)));
+            return true;
+        };
+        let entry = ledger.as_mut().expect("taken at the commit only");
+        entry.waits(now);
+        let told = timeout_at((*until).into(), news.changed()).await;
+        entry.waited_until(clock::now());
+        told.is_ok_and(|told| told.is_ok())
+    }
+
     /// No lane admits: the answer is ours, at once.
     fn answer_exhausted(
         exhausted: Exhausted,
@@ -229,7 +287,8 @@ impl Proxy {
                 (Cause::Failed(_) | Cause::Answered, _) => ProxyError::UpstreamFailed,
                 (Cause::Refused, _) => ProxyError::BackendRefused,
                 (Cause::Probing, _) => ProxyError::Resting,
-                (Cause::NoCredential | Cause::OutOfUse, _) => ProxyError::NoBackend,
+                (Cause::NoCredential, _) => ProxyError::NoCredential,
+                (Cause::OutOfUse, _) => ProxyError::NoBackend,
                 (Cause::Absent, _) => ProxyError::UnknownDeployment,
                 (Cause::Unsupported, _) => ProxyError::Unsupported,
             },
@@ -240,6 +299,10 @@ impl Proxy {
 
 impl Handler for Proxy {
     type Body = ProxyBody;
+
+    fn take_upgrade(body: &mut ProxyBody) -> Option<Upgrade> {
+        body.take_upgrade()
+    }
 
     async fn handle(self: Rc<Self>, request: Request<Incoming>, _peer: Peer) -> Response<ProxyBody> {
         let (parts, body) = request.into_parts();

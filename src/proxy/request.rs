@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version};
@@ -20,6 +20,7 @@ use super::headers;
 use super::{ProxySettings, Shared};
 use crate::net::upstream::RequestBody;
 use crate::openai::{self, BodyKind, BodyScan, Name, PathProblem, Route, is_deployment_name};
+use crate::telemetry::clock;
 
 /// What stands for a token in a body that is not read, in bytes.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -36,6 +37,8 @@ pub(super) struct Understood<'a> {
     pub(super) scan: BodyScan,
     /// Gone once a body that cannot be repeated was sent.
     body: Option<Body>,
+    /// A WebSocket is asked for.
+    pub(super) socket: bool,
 }
 
 #[derive(Debug)]
@@ -50,7 +53,7 @@ pub(super) enum Body {
     /// All of it: may be sent again. The share of all buffered bytes is given back with it.
     Whole(Bytes, #[expect(dead_code, reason = "held until the body goes")] Share),
     /// More than may be kept: goes to one backend as it comes. What has begun gives its share back once it was sent.
-    Begun { begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64 },
+    Begun { begun: VecDeque<Bytes>, rest: Incoming, length: Option<u64>, most: u64, idle: Duration },
 }
 
 /// A share of the bytes that all buffered bodies together may take.
@@ -119,14 +122,15 @@ impl Body {
         if length.is_some_and(|length| length > settings.request_hard_limit) {
             return Err(ProxyError::BodyTooLarge);
         }
-        let most = settings.request_hard_limit;
+        let (most, idle) = (settings.request_hard_limit, settings.body_idle);
         if length.is_some_and(|length| length > settings.request_replay as u64) {
-            return Ok(Self::Begun { begun: VecDeque::new(), rest: body, length, most });
+            return Ok(Self::Begun { begun: VecDeque::new(), rest: body, length, most, idle });
         }
         let mut share = Share::new(shared);
         let mut whole = Gathered::Nothing;
+        let mut limit = deadline.min(clock::now() + idle);
         loop {
-            let frame = match timeout_at(deadline.into(), body.frame()).await {
+            let frame = match timeout_at(limit.into(), body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(_))) => return Err(ProxyError::BrokenBody),
                 Ok(None) => return Ok(Self::Whole(whole.freeze(), share)),
@@ -134,6 +138,9 @@ impl Body {
             };
             // Trailers end here: the allow-list knows none.
             let Ok(data) = frame.into_data() else { continue };
+            if !data.is_empty() {
+                limit = deadline.min(clock::now() + idle);
+            }
             if !share.grow(data.len(), settings.buffered) {
                 return Err(ProxyError::Full);
             }
@@ -144,7 +151,7 @@ impl Body {
                     return Err(ProxyError::BodyTooLarge);
                 };
                 let begun = Bytes::from_owner(Counted { bytes: begun, _share: share });
-                return Ok(Self::Begun { begun: VecDeque::from([begun]), rest: body, length, most });
+                return Ok(Self::Begun { begun: VecDeque::from([begun]), rest: body, length, most, idle });
             }
         }
     }
@@ -198,9 +205,6 @@ pub(super) fn route<'a>(parts: &'a Parts, prefix: &str) -> Result<Route<'a>, Pro
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         return Err(ProxyError::Method);
     }
-    if text(&parts.headers, UPGRADE).eq_ignore_ascii_case("websocket") {
-        return Err(ProxyError::Upgrade);
-    }
     // In HTTP/2 scheme and authority are always there; in HTTP/1.1 they make a proxy's absolute form.
     if parts.version < Version::HTTP_2 && parts.uri.authority().is_some() {
         return Err(PathProblem::Malformed.into());
@@ -210,6 +214,24 @@ pub(super) fn route<'a>(parts: &'a Parts, prefix: &str) -> Result<Route<'a>, Pro
         prefix => openai::strip_prefix(parts.uri.path(), prefix).ok_or(PathProblem::NotFound)?,
     };
     Ok(openai::route(&parts.method, path, parts.uri.query())?)
+}
+
+/// Whether a WebSocket is asked for. Any other upgrade is not taken up, which HTTP allows.
+pub(super) fn wants_socket(parts: &Parts, body: &Incoming) -> Result<bool, ProxyError> {
+    if !text(&parts.headers, UPGRADE).eq_ignore_ascii_case("websocket") {
+        return Ok(false);
+    }
+    let listed = |value: &http::HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")))
+    };
+    // RFC 6455, section 4.1. A body would be taken for the first frames.
+    let sound = parts.method == Method::GET
+        && parts.version == Version::HTTP_11
+        && body.is_end_stream()
+        && parts.headers.get_all(CONNECTION).iter().any(listed);
+    if sound { Ok(true) } else { Err(ProxyError::Upgrade) }
 }
 
 /// Finds the deployment: in the path, else in the body, else in the query.
@@ -272,7 +294,7 @@ pub(super) fn understand<'a>(
         (None, None, Some(name)) => Some(name.as_ref().into()),
         (None, None, None) => None,
     };
-    Ok(Understood { route, deployment, named, scan, body: Some(body) })
+    Ok(Understood { route, deployment, named, scan, body: Some(body), socket: false })
 }
 
 fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {
@@ -320,8 +342,8 @@ impl Understood<'_> {
             return Some(RequestBody::whole(pieces));
         }
         match self.body.take()? {
-            Body::Begun { begun, rest, length, most } => {
-                Some(RequestBody::streamed(begun, rest, length, most))
+            Body::Begun { begun, rest, length, most, idle } => {
+                Some(RequestBody::streamed(begun, rest, length, most, idle))
             }
             Body::Whole(..) => None,
         }

@@ -4,22 +4,21 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use secrecy::{ExposeSecret, SecretString};
-
 use crate::balance::{BackendSettings, Deployments, PoolSettings};
 use crate::identity::Credential;
 use crate::net::upstream::Origin;
 use crate::settings::address::Address;
+use crate::settings::environment::Environment;
 use crate::settings::problem::{Located, Problems};
 use crate::settings::raw::RawBackend;
 use crate::settings::resolve::{value_or, whole};
-use crate::settings::{UpstreamBackend, defaults};
+use crate::settings::{UpstreamBackend, defaults, identity};
 
 /// One backend of which everything that must be there is there.
 struct Backend {
     name: Arc<str>,
     url: Located<Address>,
-    api_key: SecretString,
+    credential: Credential,
     raw_deployments: Deployments,
     priority: u32,
     weight: NonZeroU32,
@@ -30,11 +29,13 @@ struct Backend {
 pub(super) fn resolve(
     raw: Vec<RawBackend>,
     lanes: Option<Located<u64>>,
+    environment: &Environment,
     notes: &mut Vec<String>,
     problems: &Problems,
 ) -> (PoolSettings, Vec<UpstreamBackend>) {
     let mut names = given_names(&raw, problems);
-    let backends: Vec<Backend> = raw.into_iter().filter_map(|raw| complete(raw, &mut names)).collect();
+    let backends: Vec<Backend> =
+        raw.into_iter().filter_map(|raw| complete(raw, &mut names, environment, problems)).collect();
     for (index, backend) in backends.iter().enumerate() {
         note(backend, notes);
         for earlier in &backends[..index] {
@@ -57,7 +58,14 @@ fn given_names(raw: &[RawBackend], problems: &Problems) -> BTreeSet<String> {
 }
 
 /// `None` when something is missing, which was told already.
-fn complete(raw: RawBackend, names: &mut BTreeSet<String>) -> Option<Backend> {
+fn complete(
+    raw: RawBackend,
+    names: &mut BTreeSet<String>,
+    environment: &Environment,
+    problems: &Problems,
+) -> Option<Backend> {
+    let identity = identity::resolve(raw.identity, environment, problems);
+    let credential = raw.api_key.map(|key| Credential::ApiKey(key.value)).or(identity);
     let url = raw.url?;
     let name = match raw.name {
         Some(name) => name.value,
@@ -67,7 +75,7 @@ fn complete(raw: RawBackend, names: &mut BTreeSet<String>) -> Option<Backend> {
     Some(Backend {
         name: Arc::from(name),
         url,
-        api_key: raw.api_key?.value,
+        credential: credential?,
         raw_deployments: raw.deployments,
         priority: raw.priority.and_then(|set| u32::try_from(set.value).ok()).unwrap_or(defaults::PRIORITY),
         weight: weight.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
@@ -109,7 +117,7 @@ fn refuse_doubled(earlier: &Backend, later: &Backend, notes: &mut Vec<String>, p
         return;
     }
     let Some(shared) = shared_deployment(&earlier.raw_deployments, &later.raw_deployments) else { return };
-    if earlier.api_key.expose_secret() == later.api_key.expose_secret() {
+    if earlier.credential == later.credential {
         problems.refuse(
             &later.url,
             format!(
@@ -120,8 +128,8 @@ fn refuse_doubled(earlier: &Backend, later: &Backend, notes: &mut Vec<String>, p
         );
     } else {
         notes.push(format!(
-            "backends {} and {} lead to {shared} at one address with different keys; two keys of one Azure \
-             resource share its quota",
+            "backends {} and {} lead to {shared} at one address with different credentials; two keys of one \
+             Azure resource share its quota",
             earlier.name, later.name
         ));
     }
@@ -164,6 +172,6 @@ impl Backend {
             deployments: self.raw_deployments,
         };
         let origin = Origin { tls, host, port, path_prefix, http2: self.http2 };
-        (settings, UpstreamBackend { origin, credential: Credential::ApiKey(self.api_key) })
+        (settings, UpstreamBackend { origin, credential: self.credential })
     }
 }

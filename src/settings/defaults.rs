@@ -31,6 +31,7 @@ pub(super) fn proxy() -> ProxySettings {
         explain_headers: true,
         path_prefix: String::new(),
         forward_headers: Vec::new(),
+        body_idle: Duration::from_secs(60),
         request_replay: 64 << 20,
         request_hard_limit: 1 << 30,
         buffered: 1 << 30,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::balance::{BackendSettings, Deployments};
 use crate::identity::{CallerSettings, Credential};
 use crate::net::server::ServerLimits;
+use crate::settings::identity::SCOPE;
 use crate::settings::problem::MASK;
 use crate::settings::value::show_size;
 use crate::settings::{Settings, UpstreamBackend, defaults};
@@ -44,9 +45,8 @@ fn write(text: &mut String, settings: &Settings) -> fmt::Result {
         let name_width = backends.iter().map(|(backend, _)| backend.name.len()).max().unwrap_or(0);
         let url_width = backends.iter().map(|(backend, _)| backend.url.len()).max().unwrap_or(0);
         for (backend, upstream) in backends {
-            let Credential::ApiKey(_) = upstream.credential;
             let (name, url) = (&backend.name, &backend.url);
-            write!(text, "  {name:name_width$}  {url:url_width$}  api key {MASK}")?;
+            write!(text, "  {name:name_width$}  {url:url_width$}  {}", called_with(&upstream.credential))?;
             if backend.weight.get() != 1 {
                 write!(text, ", weight {}", backend.weight)?;
             }
@@ -76,6 +76,15 @@ fn who_may_call(callers: &CallerSettings) -> String {
     }
     let names: Vec<&str> = callers.keys.iter().map(|key| key.name.as_ref()).collect();
     format!("who has one of the keys of {}", names.join(", "))
+}
+
+fn called_with(credential: &Credential) -> String {
+    match credential {
+        Credential::ApiKey(_) => format!("api key {MASK}"),
+        Credential::Token(token) if &*token.scope == SCOPE => token.source.word().to_owned(),
+        Credential::Token(token) => format!("{} for {}", token.source.word(), token.scope),
+        Credential::Caller => "the caller's own token".to_owned(),
+    }
 }
 
 fn served(deployments: &Deployments) -> String {
@@ -142,6 +151,7 @@ fn differences(settings: &Settings) -> Vec<String> {
         ("limits.header_time", time(server.header_time), time(server_default.header_time)),
         ("limits.idle", time(server.idle), time(server_default.idle)),
         ("limits.write_idle", time(server.write_idle), time(server_default.write_idle)),
+        ("limits.body_idle", time(proxy.body_idle), time(proxy_default.body_idle)),
         ("limits.request_replay", bytes(proxy.request_replay), bytes(proxy_default.request_replay)),
         (
             "limits.request_hard_limit",

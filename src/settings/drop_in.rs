@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::balance::Deployments;
 use crate::settings::address::Address;
 use crate::settings::environment::Environment;
+use crate::settings::identity::{Kind, RawIdentity};
 use crate::settings::problem::{Located, Place, Problems, nearest};
-use crate::settings::raw::{KEYLESS, LARGEST_PRIORITY, RawBackend, RawRetry, RawSettings};
+use crate::settings::raw::{LARGEST_PRIORITY, RawBackend, RawRetry, RawSettings};
 use crate::settings::value;
 
 const SUFFIXES: [&str; 4] = ["URL", "PRIORITY", "APIKEY", "DEPLOYMENT_NAME"];
@@ -54,10 +55,15 @@ fn backend(digits: &str, environment: &Environment, problems: &Problems) -> RawB
             SUFFIXES.map(variable).into_iter().filter(|name| environment.given(name).is_some()).collect();
         let found = format!("not set, though {} is", given.join(" and "));
         problems.add(&url_name, &Place::Environment, found, "the address of that resource");
-    } else if environment.given(&key_name).is_none() {
-        let expected = format!("the key of that resource in {key_name}; {KEYLESS}");
-        problems.add(&key_name, &Place::Environment, "not set", expected);
     }
+    // As there: without a key, whatever identity this machine has.
+    let keyless = environment.given(&key_name).is_none();
+    let kind = keyless.then(|| Located {
+        value: Kind::Default,
+        key: key_name.clone(),
+        place: Place::Environment,
+        found: "not set".to_owned(),
+    });
     let deployments = match environment.parsed(&variable("DEPLOYMENT_NAME"), problems, value::name) {
         Some(name) => Deployments::AllAs(name.value),
         None => Deployments::Any,
@@ -68,6 +74,7 @@ fn backend(digits: &str, environment: &Environment, problems: &Problems) -> RawB
         priority: environment.parsed(&variable("PRIORITY"), problems, value::number(0..=LARGEST_PRIORITY)),
         weight: None,
         api_key: environment.secret(&key_name, problems, value::api_key),
+        identity: RawIdentity { kind, ..RawIdentity::default() },
         deployments,
         http2: None,
     }

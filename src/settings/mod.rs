@@ -18,6 +18,7 @@ mod describe;
 mod drop_in;
 mod environment;
 mod expansion;
+mod identity;
 mod problem;
 mod raw;
 pub(crate) mod reader;
@@ -156,7 +157,7 @@ pub fn load(source: &Source, environment: &Environment) -> Result<Settings, Sett
         }
     }
     environment::overlay(&mut raw, environment, &problems);
-    let settings = resolve::resolve(raw, &problems);
+    let settings = resolve::resolve(raw, environment, &problems);
     problems.or(Some(settings))
 }
 

@@ -11,16 +11,13 @@ use secrecy::SecretString;
 
 use crate::balance::Deployments;
 use crate::settings::address::Address;
+use crate::settings::identity::{self, RawIdentity};
 use crate::settings::problem::{Located, Place};
 use crate::settings::reader::Table;
 use crate::settings::value;
 use crate::telemetry::LogFormat;
 
 type Set<T> = Option<Located<T>>;
-
-/// Why a backend needs a key; the end of a sentence.
-pub(super) const KEYLESS: &str =
-    "signing in without a key (managed identity and the like) is not available in this version";
 
 /// Priorities are written by people: a bound that no sane file meets.
 pub(super) const LARGEST_PRIORITY: u64 = 999_999;
@@ -82,6 +79,7 @@ pub(super) struct RawBackend {
     pub(super) priority: Set<u64>,
     pub(super) weight: Set<u64>,
     pub(super) api_key: Set<SecretString>,
+    pub(super) identity: RawIdentity,
     pub(super) deployments: Deployments,
     pub(super) http2: Set<bool>,
 }
@@ -112,6 +110,7 @@ pub(super) struct RawLimits {
     pub(super) header_time: Set<Duration>,
     pub(super) idle: Set<Duration>,
     pub(super) write_idle: Set<Duration>,
+    pub(super) body_idle: Set<Duration>,
     pub(super) request_replay: Set<u64>,
     pub(super) request_hard_limit: Set<u64>,
     pub(super) buffered: Set<u64>,
@@ -184,20 +183,13 @@ fn backend(table: &mut Table<'_>) -> RawBackend {
         priority: table.integer("priority", 0..=LARGEST_PRIORITY),
         weight: table.integer("weight", 1..=1_000),
         api_key: table.secret("api_key", value::api_key),
+        identity: identity::read(table),
         deployments: deployments(table),
         http2: table.boolean("http2"),
     };
     let problems = table.problems();
     if !table.has("url") {
         problems.add(table.path("url"), &table.place(), "nothing", "the address of this resource");
-    }
-    let expected = format!("the key of this resource in {}; {KEYLESS}", table.path("api_key"));
-    let mut answered = false;
-    for key in ["identity", "tenant_id", "client_id", "client_secret", "scope", "authority"] {
-        answered |= table.unavailable(key, &expected);
-    }
-    if !answered && !table.has("api_key") {
-        problems.add(table.path("api_key"), &table.place(), "nothing", expected);
     }
     backend
 }
@@ -244,6 +236,7 @@ fn limits(table: &mut Table<'_>) -> RawLimits {
         header_time: table.parsed("header_time", value::duration),
         idle: table.parsed("idle", value::duration),
         write_idle: table.parsed("write_idle", value::duration),
+        body_idle: table.parsed("body_idle", value::duration),
         request_replay: table.parsed("request_replay", value::size(KIB..=TIB)),
         request_hard_limit: table.parsed("request_hard_limit", value::size(KIB..=TIB)),
         buffered: table.parsed("buffered", value::size(MIB..=TIB)),

@@ -121,17 +121,6 @@ impl<'r> Table<'r> {
         self.entries.contains_key(key)
     }
 
-    /// Refuses `key`, if it stands here, with a better sentence than "unknown key".
-    /// Returns whether it stood here.
-    pub(crate) fn unavailable(&mut self, key: &'static str, expected: &str) -> bool {
-        let stands = self.has(key);
-        if stands {
-            self.answered.push(key);
-            self.problems().add(self.path(key), &self.place_of(key), format!("`{key}`"), expected);
-        }
-        stands
-    }
-
     /// A table under `key`, read by `read`.
     pub(crate) fn within<T>(
         &mut self,

@@ -12,6 +12,7 @@ use crate::identity::{CallerKey, CallerSettings};
 use crate::net::server::ServerLimits;
 use crate::net::upstream::UpstreamSettings;
 use crate::proxy::ProxySettings;
+use crate::settings::environment::Environment;
 use crate::settings::problem::{Located, Place, Problems};
 use crate::settings::raw::{RawCallerKey, RawCallers, RawLimits, RawRetry, RawServer, RawSettings};
 use crate::settings::value::show_size;
@@ -19,7 +20,7 @@ use crate::settings::{Settings, backends, defaults};
 use crate::telemetry::LogSettings;
 
 /// The settings, good only if `problems` stayed empty.
-pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
+pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Problems) -> Settings {
     let mut notes = raw.notes;
     let listen = value_or(raw.server.listen.as_ref(), defaults::LISTEN);
     let admin_listen = value_or(raw.server.admin_listen.as_ref(), Some(defaults::ADMIN_LISTEN));
@@ -54,7 +55,8 @@ pub(super) fn resolve(raw: RawSettings, problems: &Problems) -> Settings {
         forward_headers: raw.upstream.forward_headers.into_iter().map(|header| header.value).collect(),
         ..proxy
     };
-    let (pool, upstreams) = backends::resolve(raw.backends, raw.limits.lanes, &mut notes, problems);
+    let (pool, upstreams) =
+        backends::resolve(raw.backends, raw.limits.lanes, environment, &mut notes, problems);
     Settings {
         listen,
         admin_listen,
@@ -175,6 +177,7 @@ fn proxy(
         explain_headers: value_or(explain_headers.as_ref(), default.explain_headers),
         path_prefix: path_prefix.map_or(default.path_prefix, |prefix| prefix.value),
         forward_headers: Vec::new(),
+        body_idle: value_or(limits.body_idle.as_ref(), default.body_idle),
         request_replay: bytes(&limits.request_replay, default.request_replay),
         request_hard_limit: value_or(limits.request_hard_limit.as_ref(), default.request_hard_limit),
         buffered: bytes(&limits.buffered, default.buffered),

@@ -146,7 +146,7 @@ fn the_file_is_found_in_the_folder_unless_the_environment_names_another() {
     let source = Source::Folder(folder.path().to_owned());
     let here = load(&source, &variables(&[])).unwrap();
     assert_eq!(&*here.pool.backends[0].name, "here");
-    let Credential::ApiKey(key) = &here.upstreams[0].credential;
+    let Credential::ApiKey(key) = &here.upstreams[0].credential else { panic!("a key") };
     assert_eq!(key.expose_secret(), "from-a-file");
     let other = folder.path().join("other.toml");
     let named = load(&source, &variables(&[("SIDESTEP_CONFIG", other.to_str().unwrap())])).unwrap();
@@ -177,7 +177,7 @@ fn variables_of_the_other_balancer_work_as_they_are() {
     assert_eq!(priorities, [3, 1]);
     assert_eq!(settings.pool.backends[0].deployments, Deployments::AllAs("gpt-4o-there".into()));
     assert_eq!(settings.pool.backends[1].deployments, Deployments::Any);
-    let Credential::ApiKey(key) = &settings.upstreams[1].credential;
+    let Credential::ApiKey(key) = &settings.upstreams[1].credential else { panic!("a key") };
     assert_eq!(key.expose_secret(), "key-ten");
     let hundred = Some(Duration::from_secs(100));
     assert_eq!(settings.proxy.first_byte_timeout, hundred);
@@ -204,8 +204,6 @@ fn wrong_variables_of_the_other_balancer_are_named() {
         "BACKEND_1_PRIORITY",
         "BACKEND_1_URL",
         "BACKEND_2_URL",
-        "BACKEND_3_APIKEY",
-        "BACKEND_4_APIKEY",
         "BACKEND_4_API_KEY",
         "BACKEND_4_DEPLOYMENT_NAME",
         "HTTP_TIMEOUT_SECONDS",
@@ -214,7 +212,6 @@ fn wrong_variables_of_the_other_balancer_are_named() {
     let told = result.unwrap_err().to_string();
     assert!(told.contains("the nearest is BACKEND_4_APIKEY"), "{told}");
     assert!(told.contains("not set, though BACKEND_2_APIKEY is"), "{told}");
-    assert!(told.contains("is not available in this version"), "{told}");
     assert!(!told.contains(KEY), "{told}");
 }
 
@@ -421,13 +418,81 @@ fn a_key_put_where_the_address_belongs_is_not_shown() {
 }
 
 #[test]
-fn other_ways_to_sign_in_are_answered_by_one_sentence() {
-    for line in ["identity = \"managed\"", "client_secret = \"hunter2\"", ""] {
-        let told = load(&text(&format!("[[backends]]\nurl = \"https://west\"\n{line}")), &variables(&[]));
+fn a_backend_has_a_key_or_an_identity_and_what_is_wrong_with_an_identity_is_told() {
+    for (lines, key, expected) in [
+        ("", "backends[0].api_key", "identity = \"default\""),
+        ("api_key = \"k\"\nidentity = \"managed\"", "backends[0].identity", "not both"),
+        ("identity = \"manged\"", "backends[0].identity", "\"managed\""),
+        ("api_key = \"k\"\nclient_id = \"a\"", "backends[0].client_id", "only beside `identity`"),
+        ("identity = \"azure-cli\"\nclient_id = \"a\"", "backends[0].client_id", "does not use it"),
+        ("identity = \"caller\"\nscope = \"https://a/.default\"", "backends[0].scope", "does not use it"),
+        ("identity = \"client-secret\"", "backends[0].identity", "tenant_id (or AZURE_TENANT_ID), client_id"),
+        ("identity = \"workload\"\ntenant_id = \"t\"", "backends[0].identity", "AZURE_FEDERATED_TOKEN_FILE"),
+        ("identity = \"managed\"\nclient_id = \"a b\"", "backends[0].client_id", "an id"),
+        ("identity = \"managed\"\nscope = \"everything\"", "backends[0].scope", "a scope such as"),
+        (
+            "identity = \"client-secret\"\ntenant_id = \"t\"\nclient_id = \"c\"\nclient_secret = \"hunter2\"\n\
+             authority = \"http://login.example\"",
+            "backends[0].authority",
+            "plain http only to this machine",
+        ),
+    ] {
+        let told = load(&text(&format!("[[backends]]\nurl = \"https://west\"\n{lines}")), &variables(&[]));
         let told = told.unwrap_err();
-        assert_eq!(told.problems().len(), 1, "{told}");
-        let expected = &told.problems()[0].expected;
-        assert!(expected.contains("backends[0].api_key") && expected.contains("not available"), "{told}");
+        assert_eq!(told.problems().len(), 1, "{lines}: {told}");
+        let problem = &told.problems()[0];
+        assert_eq!(problem.key, key, "{told}");
+        assert!(problem.expected.contains(expected), "{told}");
+        assert!(!told.to_string().contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn default_is_the_most_deliberate_identity_that_is_set_up() {
+    let platform = [("IDENTITY_ENDPOINT", "http://localhost:42356/msi/token"), ("IDENTITY_HEADER", "h")];
+    let workload = [("AZURE_FEDERATED_TOKEN_FILE", "/t"), ("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
+    let secret = [("AZURE_CLIENT_SECRET", "s")];
+    let all: Vec<_> = platform.into_iter().chain(workload).chain(secret).collect();
+    for (set, word) in [
+        (&all[..0], "managed identity of the machine, else Azure CLI"),
+        (&all[..2], "managed identity of the platform"),
+        (&all[..5], "workload identity"),
+        (&all[..], "client secret"),
+    ] {
+        let mut set = set.to_vec();
+        set.push(("BACKEND_1_URL", "https://west"));
+        let settings = from_environment(&set).unwrap();
+        let Credential::Token(token) = &settings.upstreams[0].credential else { panic!("{word}") };
+        assert_eq!(token.source.word(), word);
+        assert_eq!(&*token.scope, "https://cognitiveservices.azure.com/.default");
+        assert!(describe(&settings).contains(word));
+    }
+}
+
+#[test]
+fn a_token_service_is_asked_in_the_open_only_where_nobody_else_hears() {
+    let endpoint = |url: &str| {
+        from_environment(&[
+            ("BACKEND_1_URL", "https://west"),
+            ("IDENTITY_ENDPOINT", url),
+            ("IDENTITY_HEADER", "the-header"),
+        ])
+    };
+    assert!(endpoint("http://169.254.129.3:8081/msi/token").is_ok());
+    assert!(endpoint("https://identity.example/token").is_ok());
+    let told = endpoint("http://10.0.0.1/msi/token").unwrap_err();
+    assert_eq!(told.problems()[0].key, "IDENTITY_ENDPOINT");
+    assert!(!told.to_string().contains("the-header"), "{told}");
+    let mut set = vec![("BACKEND_1_URL", "https://west"), ("AZURE_CLIENT_SECRET", "hunter2")];
+    set.extend([("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")]);
+    for (host, good) in [
+        ("login.microsoftonline.us", true),
+        ("https://login.chinacloudapi.cn/", true),
+        ("http://login.example", false),
+    ] {
+        let mut set = set.clone();
+        set.push(("AZURE_AUTHORITY_HOST", host));
+        assert_eq!(from_environment(&set).is_ok(), good, "{host}");
     }
 }
 
@@ -470,10 +535,26 @@ fn what_is_commented_out_in_the_reference_file_is_right_too() {
     let pem = "-----BEGIN CERTIFICATE-----\n";
     std::fs::write(folder.path().join("company-ca.pem"), pem).unwrap();
     let source = Source::Text { file: folder.path().join("sidestep.toml"), text: whole.join("\n") };
-    let environment = variables(&[("ADMIN_TOKEN", KEY), ("CHAT_APP_KEY", KEY)]);
+    let environment = variables(&[("ADMIN_TOKEN", KEY), ("CHAT_APP_KEY", KEY), ("CLIENT_SECRET", KEY)]);
     let settings = load(&source, &environment).unwrap();
+    assert!(matches!(settings.upstreams[2].credential, Credential::Token(_)));
     assert_eq!(&*settings.callers.keys[0].name, "chat-app");
     assert_eq!(settings.upstream.ca_file, Some(folder.path().join("company-ca.pem")));
+}
+
+#[test]
+fn a_file_of_roots_is_read_no_further_than_its_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |path: String| with_backend(&format!("[upstream]\nca_file = \"{path}\""));
+    let roots = folder.path().join("roots.pem");
+    let pem = "-----BEGIN CERTIFICATE-----\n";
+    for (length, good) in [(4 << 20, true), ((4 << 20) + 1, false)] {
+        std::fs::write(&roots, pem.to_owned() + &"x".repeat(length - pem.len())).unwrap();
+        assert_eq!(with(roots.display().to_string()).is_ok(), good, "{length} bytes");
+    }
+    // A device without end.
+    let told = with("/dev/zero".to_owned()).unwrap_err().to_string();
+    assert!(told.contains("at most 4MiB"), "{told}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Each function takes the text and gives the value, or the sentence that says what was expected.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -211,8 +212,13 @@ pub(crate) fn log_format(text: &str) -> Result<LogFormat, String> {
 
 /// A PEM file with certificates, looked into so that a wrong path is told now and not with the first request.
 pub(crate) fn ca_file(path: &Path) -> Result<PathBuf, String> {
-    match std::fs::read(path) {
-        Ok(content) if memchr::memmem::find(&content, b"-----BEGIN CERTIFICATE-----").is_some() => {
+    // Ten times the bundle of a whole platform: the bound is only against a wrong path (a device, a log).
+    const LONGEST: u64 = 4 << 20;
+    let mut content = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut content));
+    match read {
+        Ok(length) if length as u64 > LONGEST => Err(format!("a PEM file of at most {}", show_size(LONGEST))),
+        Ok(_) if memchr::memmem::find(&content, b"-----BEGIN CERTIFICATE-----").is_some() => {
             Ok(path.to_owned())
         }
         Ok(_) => Err("a PEM file: it contains `-----BEGIN CERTIFICATE-----`".to_owned()),

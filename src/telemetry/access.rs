@@ -84,6 +84,8 @@ pub enum Ended {
     UpstreamCut,
     /// The answer is ours.
     AnsweredHere,
+    /// We did: we stop, or the caller took nothing for too long.
+    Stopped,
 }
 
 impl Ended {
@@ -95,6 +97,7 @@ impl Ended {
             Self::CallerLeft => "caller left",
             Self::UpstreamCut => "upstream cut",
             Self::AnsweredHere => "answered here",
+            Self::Stopped => "stopped here",
         }
     }
 }

@@ -111,22 +111,25 @@ fn a_body_that_does_not_come_is_408_at_the_deadline() {
 }
 
 #[test]
-fn a_slow_head_is_cut_while_an_idle_connection_lives_on() {
+fn a_slow_head_is_408_while_an_idle_connection_lives_on() {
     let front = Front::with("", "[limits]\nheader_time = \"200ms\"");
     let mut idle = Wire::to(front.address());
     assert_eq!(idle.send(request("POST", CHAT, "", QUESTION)).answer().unwrap().status, 200);
     let began = now();
     for beginning in ["P", "POST /", "POST / HTTP/1.1\r\nhost: localhost\r\n", "PRI * HTTP/2.0\r\n"] {
         let mut slow = Wire::to(front.address());
-        slow.send(beginning);
-        assert!(slow.closed(), "{beginning:?}");
+        let answer = slow.send(beginning).answer().unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (408, "Timeout"), "{beginning:?}");
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(answer.complete && slow.closed(), "{beginning:?}");
     }
     let took = began.elapsed().as_millis();
     assert!((4 * 200..4 * 2000).contains(&took), "four heads of 200 ms each took {took} ms");
     assert_eq!(idle.send(request("POST", CHAT, "", QUESTION)).answer().unwrap().status, 200);
     let mut again = Wire::to(front.address());
     assert_eq!(again.send(request("POST", CHAT, "", QUESTION)).answer().unwrap().status, 200);
-    assert!(again.send("POST /").closed(), "a later head is timed like the first");
+    let later = again.send("POST /").answer().unwrap();
+    assert!(later.status == 408 && again.closed(), "a later head is timed like the first");
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn an_idle_connection_is_closed_after_its_own_time() {
     let mut silent = Wire::to(front.address());
     let mut used = Wire::to(front.address());
     assert_eq!(used.send(request("POST", CHAT, "", QUESTION)).answer().unwrap().status, 200);
-    assert!(silent.closed() && used.closed());
+    assert!(silent.closed() && used.closed(), "without a word: nobody has asked for anything");
     front.resource("east").fault(Fault::SlowHead { delay_ms: 500 });
     let slow = ask(front.address(), "POST", CHAT, "", QUESTION);
     assert_eq!(slow.status, 200, "who waits for an answer is not idle");

@@ -128,6 +128,46 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
+fn interrupted_in_mid_stream_it_lets_the_stream_end_and_interrupted_again_it_stops_at_once() {
+    for twice in [false, true] {
+        let simulator = resources(&["east"]);
+        let daemon = Daemon::start("", &all(&simulator));
+        let gap_ms = if twice { 5_000 } else { 100 };
+        simulator.resource("east").fault(FaultRule::times(Fault::SlowEvents { gap_ms }, 1));
+        let stream = open_stream(&daemon);
+        let began = now();
+        daemon.running.signal("INT");
+        daemon.running.out().wait_for(&["draining"]);
+        if twice {
+            daemon.running.signal("INT");
+        }
+        let (text, whole) = rest_of(stream);
+        assert_eq!(whole && text.ends_with("data: [DONE]\n\n"), !twice, "{text}");
+        let (exit, out, err) = daemon.running.end();
+        assert_eq!((exit.code(), err.as_str()), (Some(0), ""));
+        assert_eq!(out.contains("stopped before the drain was through"), twice, "{out}");
+        assert!(began.elapsed().as_secs() < 4 || !twice, "a second time is at once");
+    }
+}
+
+#[test]
+fn without_a_terminal_the_live_view_of_a_running_balancer_is_plain_lines() {
+    let simulator = resources(&["east"]);
+    let daemon = Daemon::start("", &all(&simulator));
+    assert_eq!(daemon.chat().0, 200);
+    let admin = format!("http://{}", daemon.admin);
+    let top = Running::start(daemon.folder.path(), &["top", "--admin", &admin], &[]);
+    let line = top.out().wait_for(&["requests", "ok", "east: admitting"]);
+    assert!(line.contains(" 1 ") && !line.contains('\u{1b}'), "{line:?}");
+    simulator.resource("east").fault(FaultRule::times(Fault::throttle_seconds(30), 1));
+    assert_eq!(daemon.chat().0, 429);
+    top.out().wait_for(&["east: cooling"]);
+    top.signal("INT");
+    let (exit, _, err) = top.end();
+    assert_eq!((exit.code(), err.as_str()), (Some(0), ""));
+}
+
+#[test]
 fn a_stream_beyond_the_drains_time_is_told_so_and_never_looks_complete() {
     let simulator = resources(&["east"]);
     let daemon = Daemon::start("drain_timeout = \"300ms\"", &all(&simulator));

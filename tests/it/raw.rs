@@ -56,6 +56,11 @@ impl Wire {
         Self { stream, ahead: Vec::new() }
     }
 
+    /// Whether there was room for all of it, with somebody on the other side.
+    pub(crate) fn sends(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         // Who is refused early may find the door closed in the middle of its words.
         let _refused = self.stream.write_all(bytes.as_ref());

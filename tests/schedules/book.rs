@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use sidestep::balance::Deployments;
 
-use super::health::{Failure, Fit, Health, LONGEST, SHORTEST};
+use super::health::{Failure, Fit, Health, LONGEST, SHORTEST, Touch};
 use super::schedule::{Backend, Call, Limits, Ms};
 
 /// The longest prelude here, with what is read together with its end.
@@ -58,13 +58,6 @@ pub(crate) enum Outcome {
 pub(crate) enum Next {
     Lane,
     Nothing,
-}
-
-/// The last change, and whose it was.
-#[derive(Clone, Copy, Debug)]
-struct Touch {
-    at: Ms,
-    by: usize,
 }
 
 #[derive(Debug, Default)]
@@ -343,10 +336,12 @@ impl Book {
         let number = attempt as u64 + 1;
         let asked = &self.requests[request];
         let site = &mut self.sites[site];
-        if asked.left || !matches!(outcome, Some((Outcome::Good, _))) || !site.health.would_change(number) {
+        let raced = Touch::by_another(site.touched, request, now);
+        let news = site.health.would_change(number) || raced;
+        if asked.left || !matches!(outcome, Some((Outcome::Good, _))) || !news {
             return;
         }
-        if asked.call.slow.is_some() {
+        if asked.call.slow.is_some() || raced {
             site.fog = true;
         } else {
             site.health.well(number);
@@ -489,13 +484,18 @@ impl Book {
         );
         if outcome == Outcome::Good && !invented(&there) {
             let lane = self.lane(site, &there);
-            if lane.health.well(number) || lane.absent > now {
+            let raced = Touch::by_another(lane.touched, request, now);
+            if lane.health.well(number) || lane.absent > now || raced {
+                lane.fog |= raced;
                 lane.absent = 0;
                 lane.touched = Some(Touch { at: now, by: request });
             }
         }
-        if reached && self.sites[site].health.well(number) {
-            self.sites[site].touched = Some(Touch { at: now, by: request });
+        let of_site = &mut self.sites[site];
+        let raced = Touch::by_another(of_site.touched, request, now);
+        if reached && (of_site.health.well(number) || raced) {
+            of_site.fog |= raced;
+            of_site.touched = Some(Touch { at: now, by: request });
         }
         if outcome == Outcome::Good {
             for (site, lane, sent, failure) in std::mem::take(&mut self.requests[request].unconfirmed) {
@@ -595,7 +595,7 @@ impl Book {
                 (&mut lane.health, &mut lane.fog, &mut lane.touched)
             }
         };
-        *fog |= health.began_at() == Some(sent);
+        *fog |= health.began_at() == Some(sent) || Touch::by_another(*touched, request, now);
         health.failed(now, newest, failure);
         *touched = touch;
     }

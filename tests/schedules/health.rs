@@ -116,3 +116,17 @@ impl Health {
         (self.began > 0).then_some(self.began_at)
     }
 }
+
+/// The last change, and whose it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Touch {
+    pub(crate) at: Ms,
+    pub(crate) by: usize,
+}
+
+impl Touch {
+    /// Whether another request changed it at this very instant: which of the two came first is not known.
+    pub(crate) fn by_another(touch: Option<Self>, request: usize, now: Ms) -> bool {
+        touch.is_some_and(|touch| touch.at == now && touch.by != request)
+    }
+}

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sidestep::balance::{BackendSettings, Pool, PoolSettings};
+use sidestep::identity::token::Slot;
 use sidestep::identity::{CallerSettings, Credential};
 use sidestep::net::connect::Connector;
 use sidestep::net::server::{LocalStop, Stop};
@@ -116,6 +117,7 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
         explain_headers: true,
         path_prefix: String::new(),
         forward_headers: Vec::new(),
+        body_idle: Duration::from_secs(60),
         request_replay: limits.replay,
         request_hard_limit: 1 << 20,
         buffered: limits.buffered,
@@ -124,6 +126,7 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
         let host = format!("{}.test", backend.name);
         let origin = Origin { tls: false, host, port: 80, path_prefix: String::new(), http2: false };
         let credential = Credential::ApiKey(key_of(&backend.name).into());
+        let credential = credential.presented(|_| Slot::default()).unwrap();
         (Arc::from(backend.name.as_str()), origin, credential, backend.serves.clone())
     });
     let settings = EdgeSettings {

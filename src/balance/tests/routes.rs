@@ -1,7 +1,7 @@
 //! Names, lanes, and the bound on both.
 
-use super::{Attempts, NOT_FOUND, World, backend, seconds, settings};
-use crate::balance::{BackendSettings, Deployments, PoolSettings};
+use super::{Attempts, NOT_FOUND, PEAK_LOAD, World, backend, seconds, settings};
+use crate::balance::{BackendSettings, Deployments, Exhausted, PoolSettings};
 use std::collections::BTreeMap;
 
 fn named(name: &str, priority: u32, pairs: &[(&str, &str)]) -> BackendSettings {
@@ -82,14 +82,14 @@ fn invented_names_are_forgotten_and_served_ones_are_not() {
 }
 
 #[test]
-fn when_every_lane_is_in_use_a_further_name_travels_on_the_unnamed_lane() {
+fn when_every_lane_is_in_use_a_further_name_travels_without_one() {
     let mut world =
         World::with(PoolSettings { lanes: 2, ..settings(vec![all_as("b", 1, "x"), backend("a", 2, 1)]) });
     world.pool.set_drained(0, true);
     // Unnamed lanes of both and `x` are three already: no room for any other.
     world.ask.deployment = Some("new");
     assert_eq!(world.next(), Ok(1));
-    assert_eq!(lanes_of(&mut world, 1), [""]);
+    assert_eq!(lanes_of(&mut world, 1), [""; 0]);
     world.pool.set_drained(0, false);
     assert_eq!(there(&mut world, Some("new")).as_deref(), Some("x"), "the name there is right all the same");
 }
@@ -102,6 +102,42 @@ fn invented_names_beyond_the_bound_never_take_the_unnamed_lane_from_others() {
     world.meet(400, &[], r#"{"error":{"code":"OperationNotSupported"}}"#);
     world.ask.deployment = None;
     assert_eq!(world.next(), Ok(0), "what one name lacks says nothing of the others");
+}
+
+#[test]
+fn names_beyond_the_bound_share_no_fate_with_each_other_or_with_anybody() {
+    let mut world =
+        World::with(PoolSettings { lanes: 2, ..settings(vec![backend("a", 1, 1), backend("b", 2, 1)]) });
+    for (status, pairs) in [(429, &[("retry-after", "30")][..]), (503, &[("retry-after", "30")]), (500, &[])]
+    {
+        for _ in 0..3 {
+            world.ask.deployment = Some("strange");
+            assert_eq!(world.meet(status, pairs, ""), 0, "{status}: it is let in again itself");
+            for other in [Some("stranger"), None] {
+                world.ask.deployment = other;
+                assert_eq!(world.next(), Ok(0), "{status} {other:?}");
+            }
+        }
+    }
+    let unnamed = &world.pool.snapshot(world.now).backends[0].lanes[0];
+    assert_eq!((&*unnamed.deployment, unnamed.tally.throttled, unnamed.tally.failed), ("", 0, 0));
+    assert_eq!(world.pool.snapshot(world.now).in_flight, 0);
+}
+
+#[test]
+fn a_name_beyond_the_bound_that_is_throttled_everywhere_is_told_when_to_come_back() {
+    let mut world =
+        World::with(PoolSettings { lanes: 2, ..settings(vec![backend("a", 1, 1), backend("b", 2, 1)]) });
+    world.ask.deployment = Some("strange");
+    let attempts = &mut Attempts::default();
+    for (wait, body) in [("30", ""), ("20", PEAK_LOAD)] {
+        let pick = world.pick(attempts).unwrap();
+        world.answer(pick, 429, &[("retry-after", wait)], body, attempts);
+    }
+    let Err(Exhausted::Throttled { wait }) = world.pick(attempts).map(|pick| pick.backend) else {
+        panic!("told something else")
+    };
+    assert!((seconds(20)..=seconds(21)).contains(&wait), "{wait:?}");
 }
 
 #[test]

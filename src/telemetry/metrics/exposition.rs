@@ -183,6 +183,12 @@ impl Scrape {
             let name = label(&backend.name);
             metric.encode_family(&[("backend", &*name)])?.encode_gauge(&backend.in_flight)?;
         }
+        let help = "1 while a key or a valid token for the backend is there";
+        let mut metric = encoder.encode_descriptor("credential_ready", help, None, MetricType::Gauge)?;
+        for backend in &self.pool.backends {
+            let (name, ready) = (label(&backend.name), u32::from(backend.credential_ready));
+            metric.encode_family(&[("backend", &*name)])?.encode_gauge(&ready)?;
+        }
         Ok(())
     }
 

@@ -79,6 +79,8 @@ pub struct BackendGauge {
     pub name: Arc<str>,
     /// Attempts under way.
     pub in_flight: u64,
+    /// Its key or a valid token is there.
+    pub credential_ready: bool,
     /// Its lanes.
     pub lanes: Vec<LaneGauge>,
 }
@@ -485,7 +487,7 @@ mod tests {
         };
         let lanes =
             vec![lane("gpt-4o", "cooling", 7), lane("o3", "resting", 5), lane("guess", "absent", 300)];
-        let backends = vec![BackendGauge { name: "we\"st".into(), in_flight: 4, lanes }];
+        let backends = vec![BackendGauge { name: "we\"st".into(), in_flight: 4, credential_ready: false, lanes }];
         let text = metrics.render(PoolGauges { backends }, 0);
         for (start, count) in [
             (r#"sidestep_lane_state{backend="we\"st",deployment="gpt-4o",state="cooling"}"#, Some("1")),
@@ -493,6 +495,7 @@ mod tests {
             (r#"sidestep_cooldown_seconds{backend="we\"st",deployment="gpt-4o"}"#, Some("7.0")),
             (r#"sidestep_cooldown_seconds{backend="we\"st",deployment="o3"}"#, Some("0.0")),
             (r#"sidestep_in_flight{backend="we\"st"}"#, Some("4")),
+            (r#"sidestep_credential_ready{backend="we\"st"}"#, Some("0")),
         ] {
             assert_eq!(line_of(&text, start), count, "{start}\n{text}");
         }

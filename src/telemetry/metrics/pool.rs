@@ -11,6 +11,7 @@ impl From<&PoolSnapshot> for PoolGauges {
         let backends = pool.backends.iter().map(|backend| BackendGauge {
             name: Arc::clone(&backend.name),
             in_flight: backend.tally.in_flight,
+            credential_ready: backend.credential_ready,
             lanes: backend
                 .lanes
                 .iter()

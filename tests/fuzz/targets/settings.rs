@@ -132,7 +132,7 @@ fn kept(settings: &Settings) {
         }
     }
     for upstream in &settings.upstreams {
-        let Credential::ApiKey(key) = &upstream.credential;
+        let Credential::ApiKey(key) = &upstream.credential else { continue };
         assert!(http::HeaderValue::from_str(key.expose_secret()).is_ok());
         let host = &upstream.origin.host;
         let authority = if host.contains(':') { format!("[{host}]") } else { host.clone() };

@@ -1,0 +1,304 @@
+//! A WebSocket between a caller and a backend, once both have agreed on it: bytes both ways, as they come.
+//!
+//! One piece at a time and direction: while a side does not take what it is sent, nothing more is read for it, so that
+//! back-pressure goes through. Frames are looked at, never changed ([`super::frames`]): pings, close codes and
+//! extensions are the two sides' own affair. When we stop, each side gets a close frame where one may stand.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use super::frames::{Frames, Seen, going_away};
+use super::stop::{Ear, Stop};
+
+/// So much is on its way in each direction: a piece of audio is some kilobytes.
+const PIECE: usize = 8 * 1024;
+
+/// So often one direction moves before the thread's other connections have their turn.
+const TURNS: usize = 32;
+
+/// In a drain, a socket on which nothing has moved for so long is between two exchanges: it is closed now.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A side that was sent our close frame gets so long to answer it.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// What bytes can be read from and written to.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// The caller's side of an upgraded connection.
+pub struct Upgraded {
+    /// The connection.
+    pub stream: Box<dyn Stream>,
+    /// What the caller sent before it knew of the upgrade.
+    pub early: Bytes,
+    /// What the connection is told.
+    pub ear: Ear,
+    /// A side that takes nothing for so long is let go.
+    pub write_idle: Duration,
+}
+
+impl std::fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upgraded").finish_non_exhaustive()
+    }
+}
+
+/// How a WebSocket ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum TunnelEnd {
+    /// By a close frame of one of the two.
+    Closed,
+    /// The caller left without one.
+    CallerLeft,
+    /// The backend left without one.
+    BackendLeft,
+    /// By us: we stop, or a side took nothing for too long.
+    Stopped,
+}
+
+/// Carries bytes both ways until one side ends, or we stop. `see` is shown the messages of the backend; `cut` hears
+/// when a drain's time is over.
+pub(crate) async fn carry(
+    caller: Upgraded,
+    backend: impl Stream,
+    early: Bytes,
+    cut: Ear,
+    see: impl FnMut(Seen<'_>),
+) -> TunnelEnd {
+    let Upgraded { stream, early: from_caller, ear, write_idle } = caller;
+    let mut tunnel = Tunnel {
+        caller: stream,
+        backend,
+        up: Way::new(from_caller),
+        down: Way::new(early),
+        write_idle,
+        moved: Instant::now(),
+        timer: Box::pin(sleep_until(Instant::now())),
+        closing: None,
+        see,
+    };
+    tunnel.show_early();
+    let end = poll_fn(|cx| tunnel.poll(cx, ear.listen(cx), cut.listen(cx))).await;
+    // TLS says that it ends. Who does not take it need not hear it.
+    let _heard = timeout(FAREWELL, tunnel.caller.shutdown()).await;
+    end
+}
+
+struct Tunnel<B, F> {
+    caller: Box<dyn Stream>,
+    backend: B,
+    up: Way,
+    down: Way,
+    write_idle: Duration,
+    /// When bytes last moved.
+    moved: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// Since we stop: until when answers to our close frames are waited for.
+    closing: Option<Instant>,
+    see: F,
+}
+
+/// One direction.
+struct Way {
+    piece: Vec<u8>,
+    /// So much of the piece is written.
+    written: usize,
+    /// What was written may still lie in a buffer of TLS.
+    unflushed: bool,
+    /// Nothing more comes.
+    ended: bool,
+    frames: Frames,
+}
+
+/// Where one direction stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Moved {
+    /// It waits for bytes.
+    Reading,
+    /// It waits until they are taken.
+    Writing,
+    /// All is written and nothing more comes.
+    Ended,
+    /// The side that is written to is gone.
+    Broken,
+}
+
+impl Way {
+    fn new(early: Bytes) -> Self {
+        Self { piece: early.into(), written: 0, unflushed: false, ended: false, frames: Frames::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.written == self.piece.len()
+    }
+
+    /// Moves what can be moved.
+    fn advance(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl Stream + ?Sized),
+        to: &mut (impl Stream + ?Sized),
+        moved: &mut Instant,
+        mut see: impl FnMut(Seen<'_>),
+    ) -> Moved {
+        for _ in 0..TURNS {
+            while !self.is_empty() {
+                match Pin::new(&mut *to).poll_write(cx, &self.piece[self.written..]) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Moved::Broken,
+                    Poll::Ready(Ok(count)) => {
+                        self.written += count;
+                        self.unflushed = true;
+                        *moved = Instant::now();
+                    }
+                    Poll::Pending => return Moved::Writing,
+                }
+            }
+            if self.ended {
+                return self.flush(cx, to, Moved::Ended);
+            }
+            match self.fill(cx, from) {
+                Poll::Ready(Ok(0) | Err(_)) => self.ended = true,
+                Poll::Ready(Ok(_)) => {
+                    *moved = Instant::now();
+                    self.frames.pass(&self.piece, &mut see);
+                }
+                Poll::Pending => return self.flush(cx, to, Moved::Reading),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Moved::Reading
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>, to: &mut (impl Stream + ?Sized), then: Moved) -> Moved {
+        if !self.unflushed {
+            return then;
+        }
+        match Pin::new(to).poll_flush(cx) {
+            Poll::Ready(Ok(())) => {
+                self.unflushed = false;
+                then
+            }
+            Poll::Ready(Err(_)) => Moved::Broken,
+            Poll::Pending => Moved::Writing,
+        }
+    }
+
+    fn fill(&mut self, cx: &mut Context<'_>, from: &mut (impl Stream + ?Sized)) -> Poll<io::Result<usize>> {
+        self.piece.resize(PIECE, 0);
+        self.written = 0;
+        let mut piece = ReadBuf::new(&mut self.piece);
+        let read = Pin::new(from).poll_read(cx, &mut piece);
+        let filled = piece.filled().len();
+        self.piece.truncate(filled);
+        read.map_ok(|()| filled)
+    }
+
+    /// Our own close frame, where one may stand, is the last that goes this way.
+    fn say_goodbye(&mut self, masked: bool) {
+        if self.frames.is_between_frames() && !self.frames.is_closed() {
+            self.piece.extend(going_away(masked));
+        }
+        self.ended = true;
+    }
+}
+
+impl<B: Stream, F: FnMut(Seen<'_>)> Tunnel<B, F> {
+    /// What came early was never read here.
+    fn show_early(&mut self) {
+        self.up.frames.pass(&self.up.piece, |_| {});
+        self.down.frames.pass(&self.down.piece, &mut self.see);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, told: Stop, cut: Stop) -> Poll<TunnelEnd> {
+        if told == Stop::Abort {
+            return Poll::Ready(TunnelEnd::Stopped);
+        }
+        let up = self.up.advance(cx, &mut self.caller, &mut self.backend, &mut self.moved, |_| {});
+        let down = self.down.advance(cx, &mut self.backend, &mut self.caller, &mut self.moved, &mut self.see);
+        let both_closed = self.up.frames.is_closed() && self.down.frames.is_closed();
+        if both_closed && (up, down) == (Moved::Reading, Moved::Reading) {
+            // All is said. Who waits for the other to close the connection need not wait for us.
+            return Poll::Ready(TunnelEnd::Closed);
+        }
+        if self.closing.is_none()
+            && let Some(end) = self.ended(up, down)
+        {
+            return Poll::Ready(end);
+        }
+        let quiet = self.up.is_empty()
+            && self.down.is_empty()
+            && self.up.frames.is_between_messages()
+            && self.down.frames.is_between_messages()
+            && self.moved.elapsed() >= QUIET;
+        if self.closing.is_none() && (cut != Stop::Run || (told == Stop::Drain && quiet)) {
+            self.up.say_goodbye(true);
+            self.down.say_goodbye(false);
+            self.closing = Some(Instant::now() + FAREWELL);
+            return self.poll(cx, told, cut);
+        }
+        if self.closing.is_some() && self.is_farewell_over(cx, up, down) {
+            return Poll::Ready(TunnelEnd::Stopped);
+        }
+        self.poll_timer(cx, told, up == Moved::Writing || down == Moved::Writing)
+    }
+
+    /// Whether one of the two sides has ended it. A caller that leaves cancels the work at once.
+    fn ended(&self, up: Moved, down: Moved) -> Option<TunnelEnd> {
+        let end = match (up, down) {
+            (_, Moved::Ended) => TunnelEnd::BackendLeft,
+            (_, Moved::Broken) | (Moved::Ended, _) => TunnelEnd::CallerLeft,
+            (Moved::Broken, _) => TunnelEnd::BackendLeft,
+            (Moved::Reading | Moved::Writing, Moved::Reading | Moved::Writing) => return None,
+        };
+        let closed = self.up.frames.is_closed() || self.down.frames.is_closed();
+        Some(if closed { TunnelEnd::Closed } else { end })
+    }
+
+    /// Both have our close frame, and the caller has answered it, or has had the time.
+    fn is_farewell_over(&mut self, cx: &mut Context<'_>, up: Moved, down: Moved) -> bool {
+        let over = |moved| matches!(moved, Moved::Ended | Moved::Broken);
+        if !(over(up) && over(down)) {
+            return self.closing.is_some_and(|until| until <= Instant::now());
+        }
+        // Read to its end, so that no unread byte makes the kernel reset the connection under our close frame.
+        let mut scratch = [0; 512];
+        for _ in 0..TURNS {
+            let mut read = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.caller).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                Poll::Ready(_) => return true,
+                Poll::Pending => break,
+            }
+        }
+        self.closing.is_some_and(|until| until <= Instant::now())
+    }
+
+    /// Wakes us for the next thing that only time brings; ready when a side took nothing for too long.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, told: Stop, stalled: bool) -> Poll<TunnelEnd> {
+        let now = Instant::now();
+        let next = match (self.closing, told) {
+            (Some(until), _) => until,
+            (None, Stop::Drain) if self.moved + QUIET > now => self.moved + QUIET,
+            (None, Stop::Drain) => now + QUIET,
+            (None, _) if stalled && self.moved + self.write_idle <= now => {
+                return Poll::Ready(TunnelEnd::Stopped);
+            }
+            (None, _) if stalled => self.moved + self.write_idle,
+            (None, _) => return Poll::Pending,
+        };
+        self.timer.as_mut().reset(next);
+        if self.timer.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,142 @@
+//! A WebSocket (Realtime, Responses): one backend after the other until one answers 101, then bytes both ways.
+//!
+//! Its place on the lane and its record are held until the socket ends.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::response::Parts as Head;
+use http::{HeaderValue, Response};
+
+use super::attempt::{Attempt, Outcome, finish_head};
+use super::committed::ProxyBody;
+use super::error::ProxyError;
+use super::ledger::Ledger;
+use super::place::Place;
+use crate::balance::{Attempts, Verdict};
+use crate::net::connect::Socket;
+use crate::net::frames::Seen;
+use crate::net::server::{Upgrade, Upgraded};
+use crate::net::tunnel::{TunnelEnd, carry};
+use crate::openai::{Usage, UsageScanner};
+use crate::telemetry::access::Ended;
+use crate::telemetry::clock;
+
+/// What is done with the caller's connection after the 101.
+pub struct Agreed(Option<Upgrade>);
+
+impl Agreed {
+    pub(super) fn take(&mut self) -> Option<Upgrade> {
+        self.0.take()
+    }
+}
+
+impl fmt::Debug for Agreed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agreed").finish_non_exhaustive()
+    }
+}
+
+impl Attempt<'_> {
+    /// The backend has agreed: so do we.
+    pub(super) fn open(
+        self,
+        mut head: Head,
+        (backend, early): (Socket, Bytes),
+        attempts: &mut Attempts,
+        ledger: &mut Option<Ledger>,
+    ) -> Outcome {
+        let number = self.number(ledger);
+        let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
+        let now = clock::now();
+        self.place.answered(now, &head.headers, attempts);
+        entry.tried(number, Verdict::Served { tokens: 0 }.word());
+        entry.commit(now, head.status, number);
+        entry.stream = true;
+        finish_head(&mut head.headers, self.explain(), &entry);
+        head.headers.remove(CONTENT_LENGTH);
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        let session = Session { place: self.place, attempts: std::mem::take(attempts), ledger: entry };
+        let upgrade: Upgrade = Box::new(move |caller| Box::pin(session.run(caller, backend, early)));
+        let body = ProxyBody::Socket(Agreed(Some(upgrade)));
+        Outcome::Commit(Box::new(Response::from_parts(head, body)))
+    }
+}
+
+/// One open WebSocket. Dropped before it runs, the caller has left.
+struct Session {
+    place: Place,
+    attempts: Attempts,
+    ledger: Ledger,
+}
+
+impl Session {
+    async fn run(self, caller: Upgraded, backend: Socket, early: Bytes) {
+        let Self { place, mut attempts, mut ledger } = self;
+        let mut count = Count::default();
+        let cut = ledger.ear();
+        let end = carry(caller, backend, early, cut, |seen| count.see(seen)).await;
+        let now = clock::now();
+        let tokens = ledger.count_tokens(count.sum, 0);
+        let (verdict, ended) = match end {
+            TunnelEnd::BackendLeft => (Verdict::CutOff { tokens }, Ended::UpstreamCut),
+            TunnelEnd::Closed => (Verdict::Served { tokens }, Ended::Completed),
+            // Nobody says how long a socket lasts: a caller that goes has been served.
+            TunnelEnd::CallerLeft => (Verdict::Served { tokens }, Ended::CallerLeft),
+            TunnelEnd::Stopped => (Verdict::Served { tokens }, Ended::Stopped),
+        };
+        ledger.attempts.amend(verdict.word());
+        place.report(now, verdict, &mut attempts);
+        ledger.waited_until(now);
+        ledger.end(now, ended);
+    }
+}
+
+/// Tokens of all answers on one socket: each `response.done` tells those of one (azure-openai.md 7).
+#[derive(Default)]
+struct Count {
+    scanner: UsageScanner,
+    sum: Option<Usage>,
+}
+
+impl Count {
+    fn see(&mut self, seen: Seen<'_>) {
+        match seen {
+            Seen::Payload(bytes) => self.scanner.feed(bytes),
+            Seen::MessageEnd => {
+                if let Some(usage) = std::mem::take(&mut self.scanner).usage() {
+                    let sum = self.sum.get_or_insert_default();
+                    sum.prompt = sum.prompt.saturating_add(usage.prompt);
+                    sum.cached = sum.cached.saturating_add(usage.cached);
+                    sum.completion = sum.completion.saturating_add(usage.completion);
+                    sum.reasoning = sum.reasoning.saturating_add(usage.reasoning);
+                    sum.total = sum.total.saturating_add(usage.total);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tokens_of_all_answers_on_a_socket_are_summed_whatever_the_pieces_they_come_in() {
+        let mut count = Count::default();
+        for message in [
+            r#"{"type":"response.done","response":{"usage":{"input_tokens":10,"output_tokens":5,"total_tokens":15}}}"#,
+            r#"{"type":"response.output_text.delta","delta":"\"usage\": {\"input_tokens\": 7}"}"#,
+            r#"{"type":"response.done","response":{"usage":{"input_tokens":1,"output_tokens":2,"total_tokens":3}}}"#,
+        ] {
+            let (first, second) = message.as_bytes().split_at(message.len() / 2);
+            count.see(Seen::Payload(first));
+            count.see(Seen::Payload(second));
+            count.see(Seen::MessageEnd);
+        }
+        let sum = count.sum.unwrap();
+        assert_eq!((sum.prompt, sum.completion), (11, 7));
+    }
+}
