@@ -12,14 +12,14 @@ use plotters::style::BLACK;
 use crate::report::{Figure, Row};
 use crate::scenario::{Pool, Scenario};
 
-const LOADS: [f64; 12] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 2.0];
+const LOADS: [f64; 12] = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.3, 1.5];
 
 /// Colours that also differ for the colour-blind (Okabe and Ito).
 const LINES: [(&str, &str, RGBColor); 4] = [
+    ("oracle", "sees the true counters", RGBColor(120, 120, 120)),
     ("sidestep", "Sidestep", RGBColor(0, 114, 178)),
     ("samples", "Microsoft's samples", RGBColor(213, 94, 0)),
     ("litellm-shuffle", "LiteLLM (shuffle)", RGBColor(0, 158, 115)),
-    ("oracle", "sees the true counters", RGBColor(120, 120, 120)),
 ];
 
 /// One line: its label, its colour, its rows over load.
@@ -37,8 +37,8 @@ pub(crate) fn plot(path: &Path, seeds: u64) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, (960, 400)).into_drawing_area();
     root.fill(&WHITE)?;
     let (left, right) = root.split_horizontally(480);
-    panel(&left, "requests lost after the SDK's retries, %", 50.0, &lines, |run| run.failing_percent)?;
-    panel(&right, "429s fetched per 1,000 requests", 2_000.0, &lines, |run| run.upstream_429_per_1000)?;
+    panel(&left, "requests lost after the SDK's retries, %", 30.0, &lines, |run| run.failing_percent)?;
+    panel(&right, "429s fetched per 1,000 requests", 1_250.0, &lines, |run| run.upstream_429_per_1000)?;
     root.present()?;
     Ok(())
 }
@@ -55,10 +55,12 @@ fn panel(
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(48)
-        .build_cartesian_2d(50.0..200.0, 0.0..top)?;
+        .build_cartesian_2d(50.0..150.0, 0.0..top)?;
     chart
         .configure_mesh()
         .x_desc("offered load, % of the quota")
+        .x_label_formatter(&|load| format!("{load:.0}"))
+        .y_label_formatter(&|value| format!("{value:.0}"))
         .label_style(("sans-serif", 12))
         .light_line_style(WHITE)
         .draw()?;
