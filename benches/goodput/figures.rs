@@ -24,6 +24,7 @@ pub(crate) struct Figures {
     errors: u64,
     prompt: u64,
     cached: u64,
+    spilled: u64,
     /// Served, as charged.
     pub(crate) tokens: f64,
     added: Vec<Seconds>,
@@ -44,6 +45,7 @@ impl Figures {
             errors: 0,
             prompt: 0,
             cached: 0,
+            spilled: 0,
             tokens: 0.0,
             added: Vec::new(),
             waits: Vec::new(),
@@ -69,6 +71,7 @@ impl Figures {
     ) {
         self.prompt += request.prompt;
         self.cached += reply.cached;
+        self.spilled += u64::from(reply.spilled);
         self.added.push(lost);
         self.big += u64::from(request.charge() >= BIG);
         if again {
@@ -96,6 +99,7 @@ impl Figures {
             errors_per_1000: 1_000.0 * self.errors as f64 / asked,
             added_p99_ms: 1_000.0 * percentile(&mut self.added, 0.99),
             wait_p99_s: percentile(&mut self.waits, 0.99),
+            spilled_percent: 100.0 * self.spilled as f64 / self.added.len().max(1) as f64,
             cached_percent: 100.0 * self.cached as f64 / self.prompt.max(1) as f64,
             first_refused_percent: 100.0 * self.refused_first as f64 / asked,
             ttft_p50_s: percentile(&mut self.first_tokens, 0.5),
@@ -115,6 +119,7 @@ pub(crate) struct Summary {
     pub(crate) added_p99_ms: f64,
     pub(crate) wait_p99_s: f64,
     pub(crate) cached_percent: f64,
+    pub(crate) spilled_percent: f64,
     pub(crate) first_refused_percent: f64,
     pub(crate) ttft_p50_s: f64,
     pub(crate) ttft_p99_s: f64,

@@ -51,7 +51,7 @@ impl Policy for Oracle {
     type Memory = Memory;
 
     fn new(_world: &World, seed: u64) -> Self {
-        Self { rng: Rng::with_seed(seed ^ 0x6f_7261_636c_65), queue: 0.0, queued_at: 0.0 }
+        Self { rng: Rng::with_seed(seed ^ 0x6f72_6163_6c65), queue: 0.0, queued_at: 0.0 }
     }
 
     fn next(&mut self, now: Seconds, request: &Request, memory: &mut Memory, world: &mut World) -> Step {

@@ -64,7 +64,7 @@ pub(crate) fn run<P: Policy>(scenario: &Scenario, seed: u64) -> Figures {
         free: Vec::new(),
         events: BinaryHeap::new(),
         number: 0,
-        rng: Rng::with_seed(seed ^ 0x63_616c_6c65_72),
+        rng: Rng::with_seed(seed ^ 0x6361_6c6c_6572),
         figures,
     };
     run.start();

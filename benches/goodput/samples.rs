@@ -102,7 +102,7 @@ impl<S: Selector> Policy for Samples<S> {
             ewma: 0.0,
             stamp: 0.0,
         });
-        let rng = Rng::with_seed(seed ^ 0x73_616d_706c_65);
+        let rng = Rng::with_seed(seed ^ 0x7361_6d70_6c65);
         Self { seen: seen.collect(), able: Vec::new(), rng, selector: std::marker::PhantomData }
     }
 

@@ -47,7 +47,7 @@ pub(crate) enum Pool {
 }
 
 const UNEQUAL: [f64; 8] =
-    [450_000.0, 300_000.0, 240_000.0, 240_000.0, 200_000.0, 150_000.0, 100_000.0, 30_000.0];
+    [450_000.0, 360_000.0, 300_000.0, 240_000.0, 150_000.0, 120_000.0, 60_000.0, 30_000.0];
 /// Share of a quota that others use, where they do.
 const HIDDEN: f64 = 0.25;
 
@@ -67,7 +67,7 @@ impl Pool {
             Self::Unequal(3) => vec![450_000.0, 200_000.0, 60_000.0],
             Self::Unequal(count) => UNEQUAL.iter().copied().cycle().take(count).collect(),
             Self::Provisioned => {
-                vec![300_000.0, 300_000.0, 240_000.0, 200_000.0, 150_000.0, 100_000.0, 60_000.0, 30_000.0]
+                vec![100_000.0, 100_000.0, 240_000.0, 200_000.0, 150_000.0, 100_000.0, 60_000.0, 30_000.0]
             }
         }
     }
@@ -86,7 +86,7 @@ impl Pool {
 
     pub(crate) fn hidden(self, index: usize) -> f64 {
         match self {
-            Self::Unequal(count) if count >= 8 && matches!(index % 8, 0 | 6) => HIDDEN * self.quotas()[index],
+            Self::Unequal(count) if count >= 8 && matches!(index % 8, 0 | 5) => HIDDEN * self.quotas()[index],
             _ => 0.0,
         }
     }

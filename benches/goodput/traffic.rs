@@ -17,7 +17,11 @@ const APPS: usize = 24;
 /// Turns of a conversation, on average.
 const TURNS: f64 = 4.0;
 /// Between a conversation's turns, on average.
-const THINKING: Seconds = 30.0;
+const THINKING: Seconds = 10.0;
+/// What a request is charged, about.
+const ABOUT: f64 = 4_000.0;
+/// Drawn until here, before stretching.
+const HORIZON: Seconds = 1.4 * (WARM_UP + MEASURED);
 const LONGEST_PROMPT: f64 = 20_000.0;
 /// A burst's length and rate, and a lull's: "90 %" contains bursts of 175 %.
 const BURST: (Seconds, f64) = (15.0, 1.94);
@@ -89,40 +93,37 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     fn new(seed: u64, oddities: Oddities) -> Self {
-        let mut rng = Rng::with_seed(seed ^ 0x7261_6666_6963);
+        let rng = Rng::with_seed(seed ^ 0x7261_6666_6963);
+        // The same applications whatever the seed: with Zipf's law, the first one's prompt is a third of the load.
+        let mut sizes = Rng::with_seed(24);
         let mut apps = Vec::new();
         let mut until = 0.0;
         for rank in 1_u32..=24 {
             until += 1.0 / f64::from(rank);
-            apps.push(App { system: log_normal(&mut rng, 1_000.0, 0.6).min(4_000.0), until });
+            apps.push(App { system: log_normal(&mut sizes, 1_500.0, 0.4).min(4_000.0), until });
         }
         debug_assert_eq!(apps.len(), APPS);
         Self { rng, apps, waiting: BinaryHeap::new(), talks: Vec::new(), oddities }
     }
 
-    fn conversation(&mut self, now: Seconds) -> usize {
-        if let Some(Reverse((due, _))) = self.waiting.peek()
-            && due.0 <= now
-            && let Some(Reverse((_, index))) = self.waiting.pop()
-        {
-            return index;
-        }
+    /// A conversation begins.
+    fn begin(&mut self) -> usize {
         let at = self.rng.f64() * self.apps.last().map_or(0.0, |app| app.until);
         let app = self.apps.partition_point(|app| app.until < at);
-        let history = log_normal(&mut self.rng, 450.0, 1.0);
+        let history = log_normal(&mut self.rng, 200.0, 1.4);
         self.talks.push(Conversation { id: self.rng.u64(..), app, history });
         self.talks.len() - 1
     }
 
-    fn request(&mut self, at: Seconds) -> Request {
-        let index = self.conversation(at);
+    /// A conversation's next turn; it may have another one later.
+    fn turn(&mut self, at: Seconds, index: usize) -> Request {
         let rng = &mut self.rng;
         let talk = &mut self.talks[index];
         let system = self.apps[talk.app].system;
         let prompt = whole((system + talk.history).min(LONGEST_PROMPT));
         let max_tokens = match rng.f64() {
-            luck if luck < 0.5 => 400,
-            luck if luck < 0.8 => 800,
+            luck if luck < 0.6 => 400,
+            luck if luck < 0.9 => 800,
             _ => 2_000,
         };
         let completion = whole(log_normal(rng, 180.0, 0.8)).clamp(1, max_tokens);
@@ -143,7 +144,7 @@ impl Traffic {
             poison: rng.f64() < self.oddities.poison,
             luck: rng.f64(),
         };
-        talk.history += completion as f64 + log_normal(rng, 250.0, 0.9);
+        talk.history += completion as f64 + log_normal(rng, 100.0, 1.3);
         if rng.f64() >= 1.0 / TURNS {
             let due = at + exponential(rng, THINKING);
             self.waiting.push(Reverse((Moment(due), index)));
@@ -152,51 +153,56 @@ impl Traffic {
     }
 }
 
-/// Switches between burst and lull: until when which factor holds, scaled so that the measured time has mean 1.
-fn phases(rng: &mut Rng) -> Vec<(Seconds, f64)> {
-    let mut phases = Vec::new();
+/// When conversations begin: rare in lulls, many in bursts. `rate` a second on average.
+fn beginnings(rng: &mut Rng, rate: f64) -> Vec<Seconds> {
+    let mean = (BURST.0 * BURST.1 + LULL.0 * LULL.1) / (BURST.0 + LULL.0);
+    let mut beginnings = Vec::new();
     let (mut at, mut burst) = (0.0, false);
-    let mut weighted = 0.0;
-    while at < WARM_UP + MEASURED {
+    while at < HORIZON {
         let (length, factor) = if burst { BURST } else { LULL };
         let until = at + exponential(rng, length);
-        let measured = (until.min(WARM_UP + MEASURED) - at.max(WARM_UP)).max(0.0);
-        weighted += measured * factor;
-        phases.push((until, factor));
-        (at, burst) = (until, !burst);
-    }
-    let mean = weighted / MEASURED;
-    phases.iter_mut().for_each(|(_, factor)| *factor /= mean);
-    phases
-}
-
-/// What a request is charged, on average; so that a load in tokens becomes a rate.
-fn mean_charge() -> f64 {
-    const SAMPLE: u32 = 20_000;
-    let mut traffic = Traffic::new(0, Oddities::NONE);
-    let mut charges = (0..2 * SAMPLE).map(|index| traffic.request(f64::from(index) * 0.15).charge());
-    // Conversations must have grown first.
-    let total: u64 = charges.by_ref().skip(SAMPLE as usize).sum();
-    total as f64 / f64::from(SAMPLE)
-}
-
-/// The requests of one run, in order; `tokens` a minute are offered on average.
-pub(crate) fn trace(seed: u64, tokens: f64, oddities: Oddities) -> Vec<Request> {
-    let mut traffic = Traffic::new(seed, oddities);
-    let rate = tokens / 60.0 / mean_charge();
-    let phases = phases(&mut traffic.rng);
-    let mut requests = Vec::with_capacity(usize::try_from(whole(rate * 1_200.0)).unwrap_or(0));
-    let mut at = 0.0;
-    for (until, factor) in phases {
+        let mut next = at;
         loop {
-            at += exponential(&mut traffic.rng, 1.0 / (rate * factor));
             // Exponential gaps have no memory: the next phase draws anew.
-            if at >= until.min(WARM_UP + MEASURED) {
-                at = until;
+            next += exponential(rng, mean / (rate * factor));
+            if next >= until {
                 break;
             }
-            requests.push(traffic.request(at));
+            beginnings.push(next);
         }
+        (at, burst) = (until, !burst);
     }
+    beginnings
+}
+
+/// The requests of one run, in order; `tokens` a minute are offered in the measured time.
+pub(crate) fn trace(seed: u64, tokens: f64, oddities: Oddities) -> Vec<Request> {
+    let mut traffic = Traffic::new(seed, oddities);
+    let beginnings = beginnings(&mut traffic.rng, tokens / 60.0 / ABOUT / TURNS);
+    let mut requests = Vec::with_capacity(beginnings.len() * 5);
+    let mut beginnings = beginnings.into_iter().peekable();
+    loop {
+        let due = traffic.waiting.peek().map(|Reverse((due, _))| due.0);
+        let (at, index) = match (due, beginnings.peek()) {
+            (Some(due), begin) if begin.is_none_or(|begin| due < *begin) => {
+                let Some(Reverse((_, index))) = traffic.waiting.pop() else { break };
+                (due, index)
+            }
+            (_, Some(_)) => {
+                let Some(at) = beginnings.next() else { break };
+                (at, traffic.begin())
+            }
+            (_, None) => break,
+        };
+        if at >= HORIZON {
+            break;
+        }
+        requests.push(traffic.turn(at, index));
+    }
+    // Conversations differ much; stretched a little, every seed offers exactly what was asked for.
+    let measured = requests.iter().filter(|request| (WARM_UP..WARM_UP + MEASURED).contains(&request.at));
+    let offered = measured.map(|request| request.charge() as f64).sum::<f64>() / MEASURED * 60.0;
+    requests.iter_mut().for_each(|request| request.at *= offered / tokens);
+    requests.retain(|request| request.at < WARM_UP + MEASURED);
     requests
 }

@@ -52,6 +52,8 @@ pub(crate) struct Reply {
     pub(crate) end: Seconds,
     /// Of the prompt, in tokens.
     pub(crate) cached: u64,
+    /// By a backend that is not of the first priority.
+    pub(crate) spilled: bool,
     headers: Headers,
     limit: u64,
     remaining: f64,
@@ -66,7 +68,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(scenario: &Scenario, seed: u64) -> Self {
-        let mut rng = Rng::with_seed(seed ^ 0x776f_726c_64);
+        let mut rng = Rng::with_seed(seed ^ 0x776f_726c_6400);
         let quotas = scenario.pool.quotas();
         let largest = quotas.iter().copied().fold(0.0, f64::max);
         let mut faulty = false;
@@ -75,6 +77,8 @@ impl World {
             let window = if provisioned { Window::Provisioned } else { scenario.window };
             let width = if rng.bool() { 1.0 } else { 10.0 };
             let headers = match scenario.headers {
+                // Utilisation stands in place of what remains.
+                Headers::Full if provisioned => Headers::None,
                 Headers::Half if index % 2 == 0 => Headers::Full,
                 Headers::Half => Headers::None,
                 headers => headers,
@@ -155,6 +159,7 @@ impl Backend {
             head,
             end,
             cached: 0,
+            spilled: self.priority > 1,
             headers: self.headers,
             limit: whole(self.meter.limit),
             remaining: self.published.1,
