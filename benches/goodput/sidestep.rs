@@ -39,6 +39,7 @@ fn ask(request: &Request) -> Ask<'static> {
         harmless: true,
         conversation: Some(request.conversation),
         lowest_priority: None,
+        pin: None,
     }
 }
 
@@ -91,8 +92,14 @@ impl Policy for Sidestep {
             Ok(status) => {
                 reply.write(&mut self.headers);
                 let headers = &self.headers;
-                let answer =
-                    Answer { status, headers, body: b"", service_tier: None, callers_credential: false };
+                let answer = Answer {
+                    status,
+                    headers,
+                    body: b"",
+                    service_tier: None,
+                    callers_credential: false,
+                    looked_for: false,
+                };
                 judge(&answer, &ask, attempts)
             }
             Err(_) => judge_failure(AttemptFailure::FirstEventTimeout, &ask, attempts),
