@@ -37,6 +37,7 @@ pub(super) fn operation(target: &Target) -> &'static str {
         Target::ForgetResponse(_) => "Responses_Delete",
         Target::CancelResponse(_) => "Responses_Cancel",
         Target::Object(_) => "Objects",
+        Target::Media(_) => "Media_Create",
         Target::Socket => "Realtime_Connect",
         Target::Models | Target::Model(_) => "Models_List",
     }
@@ -70,6 +71,7 @@ pub(super) fn not_supported(target: &Target, deployment: &str) -> String {
         | Target::ResponseInput(_)
         | Target::CancelResponse(_)
         | Target::Object(_)
+        | Target::Media(_)
         | Target::Socket
         | Target::Models
         | Target::Model(_) => "responses",

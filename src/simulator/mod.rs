@@ -2,7 +2,7 @@
 //!
 //! It serves `sidestep demo` and `sidestep simulate`, every test with sockets, and the benches. It shares no code
 //! with the balancer, not even the server side of HTTP, so that a mistake there cannot hide here. It does not do
-//! TLS, images or audio: those paths are "Resource not found". Files, vector stores, batches, assistants, threads and
+//! TLS. Images and sounds have the form of real ones and no content (quotas do not count them). Files, vector stores, batches, assistants, threads and
 //! conversations are kept and can be referred to, but nothing happens to them. A WebSocket (realtime, responses)
 //! is an echo of bytes after its 101, without the handshake's check sum.
 //!
@@ -30,6 +30,7 @@ mod control;
 mod errors;
 mod fault;
 mod head;
+mod media;
 mod model;
 mod objects;
 mod quota;

@@ -1,6 +1,7 @@
 //! The model behind a resource: texts and vectors for admitted requests, and the responses it keeps.
 
 use http::StatusCode;
+use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::errors;
@@ -83,6 +84,7 @@ impl Resource {
                 self.store(ask, &answer);
                 (answer.response(ask.store.unwrap_or(true)).1, whole)
             }
+            _ if ask.must_call() => (with_call(&answer.chat(), &call.body), whole),
             _ => (answer.chat(), whole),
         };
         Outcome::Json { body: body.into(), levels, wait }
@@ -120,6 +122,17 @@ impl Resource {
         }
     }
 
+    /// A stored response, which is at its end now.
+    pub(super) fn cancelled(&self, id: &str) -> Outcome {
+        let mut state = self.state();
+        let Some((_, body)) = state.stored.iter_mut().find(|(known, _)| known == id) else {
+            return Outcome::error(StatusCode::NOT_FOUND, errors::response_not_found(id, None));
+        };
+        let text = String::from_utf8_lossy(body);
+        *body = text.replacen(r#""status":"completed""#, r#""status":"cancelled""#, 1).into();
+        Outcome::json(body.clone())
+    }
+
     /// A stored response.
     pub(super) fn stored(&self, id: &str) -> Outcome {
         let state = self.state();
@@ -128,4 +141,21 @@ impl Resource {
             None => Outcome::error(StatusCode::NOT_FOUND, errors::response_not_found(id, None)),
         }
     }
+}
+
+/// The same chat answer as a call of the function that the request names, or of its first one.
+fn with_call(chat: &str, request: &[u8]) -> String {
+    let (Ok(mut chat), Ok(request)) =
+        (serde_json::from_str::<Value>(chat), serde_json::from_slice::<Value>(request))
+    else {
+        return chat.to_owned();
+    };
+    let named = &request["tool_choice"]["function"]["name"];
+    let name = if named.is_string() { named } else { &request["tools"][0]["function"]["name"] };
+    let call = json!({ "id": "call_1", "type": "function", "function": { "name": name, "arguments": "{}" } });
+    let choice = &mut chat["choices"][0];
+    choice["finish_reason"] = "tool_calls".into();
+    choice["message"]["content"] = Value::Null;
+    choice["message"]["tool_calls"] = json!([call]);
+    chat.to_string()
 }

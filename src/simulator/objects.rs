@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer;
 use super::errors;
+use super::media;
 use super::reply::Outcome;
 use super::resource::Resource;
 
@@ -76,7 +77,8 @@ pub(super) fn call(method: &Method, segments: &[&str]) -> Option<ObjectCall> {
 impl Resource {
     /// What an object call comes to.
     pub(super) fn object(&self, call: &ObjectCall, body: &Bytes, streamed: bool) -> Outcome {
-        let given: Value = serde_json::from_slice(body).unwrap_or_else(|_| json!({}));
+        let given: Value = serde_json::from_slice(body)
+            .unwrap_or_else(|_| json!({ "purpose": media::field(body, "purpose") }));
         if let Some(missing) = self.missing(&given) {
             return missing;
         }
@@ -195,7 +197,7 @@ impl Resource {
         for (key, value) in [
             ("object", object.into()),
             ("created_at", self.clock.unix.into()),
-            ("status", "completed".into()),
+            ("status", if object == "file" { "processed" } else { "completed" }.into()),
             ("bytes", 1.into()),
             ("filename", "a.jsonl".into()),
             ("id", Value::from(id.clone())),

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::media::Media;
 use super::objects::{self, ObjectCall};
 use super::settings::ApiForm;
 
@@ -24,6 +25,7 @@ pub(super) enum Target {
     ResponseInput(String),
     CancelResponse(String),
     Object(ObjectCall),
+    Media(Media),
     /// A WebSocket: realtime, or responses over one.
     Socket,
     Models,
@@ -85,6 +87,7 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>, api: ApiFo
         }
         (&Method::GET, ["models"]) if deployment.is_none() => Target::Models,
         (&Method::GET, ["models", id]) if deployment.is_none() => Target::Model((*id).to_owned()),
+        _ if named && Media::of(method, rest).is_some() => Target::Media(Media::of(method, rest)?),
         _ if deployment.is_none() || rest.first() == Some(&"batches") => {
             Target::Object(objects::call(method, rest)?)
         }
@@ -110,6 +113,8 @@ pub(super) struct Ask {
     pub(super) prompt: Option<Text>,
     pub(super) instructions: Option<Text>,
     pub(super) tools: Option<Text>,
+    /// As it is: `"required"`, or which function.
+    pub(super) tool_choice: Option<serde_json::Value>,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
@@ -139,6 +144,14 @@ impl Ask {
     /// The most tokens that one choice may have.
     pub(super) fn longest(&self) -> Option<u64> {
         self.max_output_tokens.or(self.max_completion_tokens).or(self.max_tokens)
+    }
+
+    /// The request insists on a call of a function.
+    pub(super) fn must_call(&self) -> bool {
+        match &self.tool_choice {
+            Some(serde_json::Value::String(word)) => word == "required",
+            other => other.as_ref().is_some_and(serde_json::Value::is_object),
+        }
     }
 
     pub(super) fn choices(&self) -> u64 {

@@ -16,6 +16,7 @@ use super::answer;
 use super::body::{AnswerBody, Severing, Visit};
 use super::control::{Counters, RecordedRequest, door};
 use super::fault::{Fault, FaultRule, Severed, take};
+use super::media;
 use super::objects::Stored;
 use super::quota::{Decision, Limit, Quota};
 use super::reply::Outcome;
@@ -71,7 +72,7 @@ pub(super) struct Call {
     pub(super) text_seed: u64,
     /// Asks for a WebSocket.
     upgrade: bool,
-    body: Bytes,
+    pub(super) body: Bytes,
 }
 
 impl Resource {
@@ -211,6 +212,7 @@ impl Resource {
             .as_ref()
             .and_then(|route| route.deployment.clone())
             .or_else(|| ask.as_ref().ok().and_then(|ask| ask.model.clone()))
+            .or_else(|| media::field(body, "model").map(str::to_owned))
             .or_else(|| {
                 let query = parts.uri.query();
                 parameter(query, "model").or_else(|| parameter(query, "deployment")).map(str::to_owned)
@@ -338,8 +340,9 @@ impl Resource {
             Target::StoredResponse(id) => return self.stored(id),
             Target::ForgetResponse(id) => return self.forget(id),
             Target::ResponseInput(id) => return self.input_of(id),
-            Target::CancelResponse(id) => return self.stored(id),
+            Target::CancelResponse(id) => return self.cancelled(id),
             Target::Object(object) => return self.object(object, &call.body, call.streamed),
+            Target::Media(media) => return self.media(*media, call),
             Target::Socket => return self.open_socket(call),
             Target::Chat | Target::Completions | Target::Embeddings | Target::Responses => {}
         }

@@ -6,8 +6,7 @@
 //! test says so and passes, except in CI, where `.ci/run` has installed it:
 //!
 //! ```text
-//! python3 -m venv tests/clients/.venv && tests/clients/.venv/bin/pip install -r tests/clients/python/requirements.txt
-//! npm ci --prefix tests/clients/javascript
+//! tests/clients/install python javascript
 //! ```
 
 use std::io::{Read, Write};
@@ -17,6 +16,16 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+mod table;
+mod voice;
+
+/// What callers ask for, and of which kind it is; each backend adds its own name.
+const MODELS: [(&str, &str); 4] = [
+    ("gpt-4o", "chat"),
+    ("text-embedding-3-small", "embeddings"),
+    ("whisper", "chat"),
+    ("gpt-image-1", "chat"),
+];
 const THROTTLED: &str = "east";
 const SERVING: &str = "west";
 /// The suites wait longer than this between calls, so that every call meets the throttled backend first.
@@ -101,22 +110,30 @@ fn stage() -> Stage {
     let resource = |name: &str, port: u16| {
         format!(
             "[[resources]]\nname = \"{name}\"\nlisten = \"127.0.0.1:{port}\"\napi_keys = [\"key-of-{name}\"]\n\
-             deployments = {{ \"gpt-4o\" = \"chat\", \"text-embedding-3-small\" = \"embeddings\" }}\n\
-             quota = {{ tokens_per_minute = 10000000 }}\n\n"
+             deployments = {{ {} }}\nquota = {{ tokens_per_minute = 10000000 }}\n\n",
+            MODELS.map(|(model, kind)| format!("\"{model}-{name}\" = \"{kind}\"")).join(", ")
         )
     };
     let text = format!("seed = 7\n\n{}{}", resource(THROTTLED, east), resource(SERVING, west));
     std::fs::write(&simulate, text).expect("the temporary folder is writable");
     let backend = |name: &str, port: u16, priority: u8| {
         let home = name == SERVING;
+        let models = MODELS.map(|(model, _)| format!("\"{model}\" = \"{model}-{name}\"")).join(", ");
         format!(
             "[[backends]]\nname = \"{name}\"\nurl = \"http://127.0.0.1:{port}\"\npriority = {priority}\n\
-             api_key = \"key-of-{name}\"\nhome = {home}\n\n"
+             api_key = \"key-of-{name}\"\nhome = {home}\ndeployments = {{ {models}{} }}\n\n",
+            // Only the throttled one and the one that talks have it.
+            if home { "" } else { ", \"gpt-realtime\" = \"gpt-realtime-there\"" }
         )
     };
+    let voice = format!(
+        "[[backends]]\nname = \"voice\"\nurl = \"http://127.0.0.1:{}\"\npriority = 3\napi_key = \"key-of-voice\"\n\
+         deployments = {{ \"gpt-realtime\" = \"gpt-realtime-voice\" }}\n\n",
+        voice::listen()
+    );
     let serve = settings.path().join("sidestep.toml");
     let text = format!(
-        "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n\n{}{}",
+        "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n\n{}{}{voice}",
         backend(THROTTLED, east, 1),
         backend(SERVING, west, 2)
     );
@@ -166,8 +183,9 @@ fn throttled_so_far(stage: &Stage) -> u64 {
     counters["throttled"].as_u64().expect("the counters count 429s")
 }
 
+/// Runs a suite before a stage of its own; what it printed.
 #[track_caller]
-fn run_suite(mut suite: Command) {
+fn run_suite(mut suite: Command) -> String {
     let stage = stage();
     let Output { status, stdout, stderr } = suite
         .env("SIDESTEP_URL", &stage.url)
@@ -186,10 +204,11 @@ fn run_suite(mut suite: Command) {
         throttled_so_far(&stage) > 0,
         "the throttled backend was never asked: nothing was proven\n{stdout}"
     );
+    stdout.into_owned()
 }
 
 fn python() -> PathBuf {
-    let own = root().join("tests/clients/.venv/bin/python");
+    let own = root().join("tests/clients/python/.venv/bin/python");
     if own.exists() { own } else { PathBuf::from("python3") }
 }
 
@@ -197,7 +216,10 @@ fn python() -> PathBuf {
 fn python_apps_see_no_429_while_the_second_backend_answers() {
     let mut probe = Command::new(python());
     probe.args(["-c", "import openai"]);
-    if installed(probe, "pip install -r tests/clients/python/requirements.txt into tests/clients/.venv") {
+    if installed(
+        probe,
+        "pip install -r tests/clients/python/requirements.txt into tests/clients/python/.venv",
+    ) {
         let mut suite = Command::new(python());
         suite.arg(root().join("tests/clients/python/suite.py")).env("PYTHONUNBUFFERED", "1");
         run_suite(suite);
