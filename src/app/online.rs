@@ -24,6 +24,7 @@ use crate::net::connect::ConnectError;
 use crate::net::seen::Seen;
 use crate::net::upstream::{RequestBody, Reuse, SendError, Tls, Upstream};
 use crate::settings::{Settings, UpstreamBackend};
+use crate::telemetry::text::chain;
 
 /// So long all of one backend's answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -202,16 +203,4 @@ fn unreachable(error: &SendError, seen: &Seen) -> String {
         }
         _ => told,
     }
-}
-
-/// An error with its sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

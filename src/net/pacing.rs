@@ -241,7 +241,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.parting.is_none() && this.pace.0.unread.get() == Unread::Nothing {
-            return Pin::new(&mut this.socket).poll_shutdown(cx);
+            return match Pin::new(&mut this.socket).poll_shutdown(cx) {
+                Poll::Pending => this.taken(Poll::Pending, cx),
+                closed @ Poll::Ready(_) => closed,
+            };
         }
         this.parting.get_or_insert_default().poll(&mut this.socket, cx).map(Ok)
     }
@@ -266,9 +269,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
     use std::time::Duration;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
     use tokio::time::Instant;
 
     use super::{Pace, Paced};
@@ -302,7 +308,7 @@ mod tests {
             drop(far);
         };
         let (cut, ()) = tokio::join!(reading, writing);
-        assert_eq!(cut, std::io::ErrorKind::TimedOut);
+        assert_eq!(cut, io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), 110, "the caller has closed too");
     }
 
@@ -333,6 +339,46 @@ mod tests {
         drop(writing);
     }
 
+    /// As TLS is to who takes nothing: writes go into a buffer, which never leaves.
+    struct Buffered;
+
+    impl AsyncRead for Buffered {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Buffered {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_let_go_also_where_only_the_flush_or_the_end_waits_for_it() {
+        for ends in [false, true] {
+            let mut paced = Paced::new(Buffered, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
+            let start = Instant::now();
+            paced.write_all(b"an answer").await.unwrap();
+            let cut = if ends { paced.shutdown().await } else { paced.flush().await };
+            assert_eq!(cut.unwrap_err().kind(), io::ErrorKind::TimedOut, "{ends}");
+            assert_eq!(start.elapsed(), WRITE_IDLE, "{ends}");
+        }
+        // And where the rest of a body is read before we part.
+        let mut parting = crate::net::parting::Parting::default();
+        let start = Instant::now();
+        std::future::poll_fn(|cx| parting.poll(&mut Buffered, cx)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(10));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_for_ten_minutes_is_let_go_and_who_takes_a_little_is_not() {
         let (mut far, near) = duplex(64);
@@ -352,7 +398,7 @@ mod tests {
             }
         };
         let (cut, ()) = tokio::join!(writing, reading);
-        assert_eq!(cut, std::io::ErrorKind::TimedOut);
+        assert_eq!(cut, io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), 5 * 500 + 600);
     }
 }

@@ -28,6 +28,7 @@ use crate::net::upstream::{Answer, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
+use crate::telemetry::text::chain;
 
 /// An answer of known length up to here is collected before the commit: a break in its middle can still fail
 /// over, and it leaves in one write.
@@ -167,7 +168,7 @@ impl Attempt<'_> {
             let error = match timeout_at(limit.into(), sending).await {
                 Ok(Ok(response)) => {
                     let rejected = with.token.filter(|_| response.status() == StatusCode::UNAUTHORIZED);
-                    if !renewed && understood.repeatable() && backend.renewed(rejected, limit).await {
+                    if !renewed && backend.renewed(rejected, understood.repeatable(), limit).await {
                         renewed = true;
                         continue;
                     }
@@ -514,18 +515,6 @@ fn broken(error: &SendError) -> Broken {
         SendError::RequestStalled { by_caller: false } => return Broken::OutOfTime,
         SendError::RequestTooLarge(_) => return Broken::RequestBody(ProxyError::BodyTooLarge),
     })
-}
-
-/// An error with its sources, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -124,8 +124,13 @@ impl EdgeBackend {
 impl EdgeBackend {
     /// Whether there is a newer token than this rejected one, within the time. Nothing was done with the rejected one,
     /// so with the newer one the request is sent once more.
-    pub(super) async fn renewed(&self, rejected: Option<u64>, limit: Instant) -> bool {
+    /// Where the request cannot be sent again, the token is renewed for those that come after it.
+    pub(super) async fn renewed(&self, rejected: Option<u64>, repeatable: bool, limit: Instant) -> bool {
         let (Presented::Token(slot), Some(serial)) = (&self.credential, rejected) else { return false };
+        if !repeatable {
+            slot.rejected(serial, clock::now());
+            return false;
+        }
         let newer = timeout_at(limit.into(), slot.newer_than(serial, clock::now())).await;
         newer.is_ok_and(|newer| newer.is_some())
     }

@@ -204,9 +204,11 @@ impl Bond {
                 }
                 false
             }
-            // Home does not serve the deployment: better made elsewhere than not at all.
-            Way::Only(_) if self.objects.ids.is_empty() && *exhausted == Exhausted::Unserved => {
-                self.way.set(Way::Free);
+            Way::Only(tied) if self.objects.ids.is_empty() && *exhausted == Exhausted::Unserved => {
+                // A reload may have taken this home away and given another. Else home does not serve the deployment:
+                // better made elsewhere than not at all.
+                let home = self.shared.pins().home().filter(|home| *home != tied);
+                self.way.set(home.map_or(Way::Free, Way::Only));
                 true
             }
             Way::Free | Way::Only(_) | Way::Seen(_) => false,

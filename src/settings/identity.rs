@@ -374,7 +374,9 @@ mod tests {
             [("AZURE_FEDERATED_TOKEN_FILE", "/t"), ("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
         let secret = [("AZURE_CLIENT_SECRET", "s")];
         let all: Vec<_> = platform.into_iter().chain(workload).chain(secret).collect();
+        let half = [("AZURE_CLIENT_SECRET", "of another program"), ("AZURE_TENANT_ID", "t")];
         for (set, word) in [
+            (&half[..], "managed identity of the machine, else Azure CLI"),
             (&all[..0], "managed identity of the machine, else Azure CLI"),
             (&all[..2], "managed identity of the platform"),
             (&all[..5], "workload identity"),
@@ -401,6 +403,13 @@ mod tests {
         };
         assert!(endpoint("http://169.254.129.3:8081/msi/token").is_ok());
         assert!(endpoint("https://identity.example/token").is_ok());
+        let without_header = from_environment(&[
+            ("BACKEND_1_URL", "https://west"),
+            ("IDENTITY_ENDPOINT", "http://localhost:1/t"),
+        ]);
+        let told = without_header.unwrap_err();
+        assert_eq!(told.problems()[0].key, "IDENTITY_ENDPOINT");
+        assert!(told.problems()[0].expected.contains("IDENTITY_HEADER"), "{told}");
         let told = endpoint("http://10.0.0.1/msi/token").unwrap_err();
         assert_eq!(told.problems()[0].key, "IDENTITY_ENDPOINT");
         assert!(!told.to_string().contains("the-header"), "{told}");

@@ -102,6 +102,19 @@ pub fn millis(out: &mut Vec<u8>, duration: Duration) {
     decimal(out, rest);
 }
 
+/// An error with its causes, for people.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

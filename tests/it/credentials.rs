@@ -12,6 +12,8 @@ use sidestep::simulator::{AcceptedKey, Fault, FaultRule, ResourceSettings, Simul
 
 use super::fixture::backend::{PlayedBackend, answer};
 use super::fixture::caller::post;
+use super::fixture::tls::Authority;
+use super::fixture::wire::Wire;
 use super::fixture::{CHAT, QUESTION, Scene, Stage, eventually, key_of, settings_in};
 use super::process::Running;
 use super::raw::until;
@@ -400,6 +402,86 @@ async fn a_rejected_token_is_renewed_once_for_all_and_the_requests_go_out_again(
     assert_eq!(service.asked().len(), 2, "one try for all twenty");
     assert_eq!(stage.seen("west"), 0);
     assert_eq!(stage.backend("east").state, "admitting");
+}
+
+#[tokio::test]
+async fn a_token_rejected_with_a_body_that_cannot_be_sent_again_is_renewed_for_those_that_follow() {
+    let service = TokenService::start(|number, _| token(&format!("token-{number}"), 3600));
+    let stage = accepting([("east", 1)], &["token-2"])
+        .keyless("east", &service.client_secret())
+        .toml("[limits]\nrequest_replay = \"1KiB\"")
+        .start();
+    eventually("the first token", || credential(&stage, "east") == "ready").await;
+    let large = QUESTION.replace("anyone", &"x".repeat(4096));
+    let told = stage.caller().post(CHAT, &large).await;
+    assert_eq!((told.status, told.code().as_str()), (502, "backend_refused"));
+    eventually("another token", || service.asked().len() == 2).await;
+    // Another family of operations: the refusal of this one goes on for a minute.
+    let listed = stage.caller().get("/openai/v1/models").await;
+    assert_eq!(listed.status, 200, "{listed:?}");
+}
+
+#[tokio::test]
+async fn whom_to_trust_is_read_again_at_a_reload_also_for_tokens() {
+    let authority = Authority::new();
+    let server = authority.issue(&["127.0.0.1"]).server(&["http/1.1"]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(socket).await else { continue };
+            let _read = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4096]).await;
+            let words = answer("200 OK", "connection: close\r\n", &token("the-token", 3600).2);
+            let _gone = tokio::io::AsyncWriteExt::write_all(&mut stream, words.as_bytes()).await;
+            let _gone = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+        }
+    });
+    let lines = format!(
+        "identity = \"client-secret\"\ntenant_id = \"t\"\nclient_id = \"c\"\nclient_secret = \"s\"\nauthority = \"https://{address}\"\n"
+    );
+    let stage = accepting([("east", 1)], &["the-token"]).keyless("east", &lines).start();
+    eventually("no trust", || {
+        // With its cause, not only that there is none.
+        stage
+            .backend("east")
+            .credential_cause
+            .is_some_and(|cause| cause.contains("TLS") && cause.contains("ertificate"))
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, authority.pem()).unwrap();
+    let upstream = format!("[upstream]\nca_file = \"{}\"\n[log]", file.display());
+    let text = stage.text.replace("[log]", &upstream);
+    stage.balancer.reload(settings_in(&text, &stage.environment)).unwrap();
+    eventually("the token", || credential(&stage, "east") == "ready").await;
+    assert_eq!(stage.chat().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_of_ours_that_a_reload_retires_while_its_request_comes_travels_nowhere() {
+    let keys = "[[callers.keys]]\nname = \"app\"\nkey = \"the-retired-key-of-ours\"\n";
+    let other = "[[callers.keys]]\nname = \"app\"\nkey = \"the-newer-key-of-ours\"\n";
+    let stage = Scene::of([("east", 1)])
+        .resource("east", |resource| resource.api_keys = Vec::new())
+        .keyless("east", "identity = \"caller\"\n")
+        .toml(keys)
+        .start();
+    let mut wire = Wire::connect(stage.balancer.address()).await;
+    let length = QUESTION.len();
+    wire.write(format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer the-retired-key-of-ours\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    ))
+    .await;
+    eventually("its head", || stage.balancer.status().callers.in_flight == 1).await;
+    stage.balancer.reload(settings_in(&stage.text.replace(keys, other), &stage.environment)).unwrap();
+    wire.write(QUESTION).await;
+    let head = wire.until("\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 401"), "{head}");
+    assert_eq!(stage.seen("east"), 0);
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use sidestep::admin::status::ObjectsStatus;
 use sidestep::simulator::{Fault, FaultRule, Simulator};
 
-use super::fixture::backend::{EVENTS, PlayedBackend, chunk};
+use super::fixture::backend::{EVENTS, PlayedBackend, answer, chunk};
 use super::fixture::caller::post;
-use super::fixture::{Answer, RESPONSES, Scene, Stage};
+use super::fixture::{Answer, RESPONSES, Scene, Stage, settings};
 use super::front::resources;
 
 const KEYS: &str = "[callers]\nkeys = [{ name = \"app\", key = \"key-of-app-0123456789\" }, \
@@ -143,7 +143,7 @@ async fn a_streamed_response_is_known_while_it_still_streams() {
         }
         let (mut second, request) = played.request().await;
         assert!(request.starts_with("GET /openai/v1/responses/resp_live HTTP/1.1"), "{request}");
-        second.write(super::fixture::backend::answer("200 OK", "", "{}")).await;
+        second.write(answer("200 OK", "", "{}")).await;
         (stream, second)
     };
     let calling = async {
@@ -371,6 +371,22 @@ async fn what_the_home_backend_cannot_run_is_made_where_it_can_be() {
 }
 
 #[tokio::test]
+async fn a_creation_whose_home_a_reload_takes_away_goes_to_the_new_home() {
+    // North would be drawn almost always.
+    let scene = Scene::of([("west", 1), ("north", 1)]).backend("north", "weight = 1000");
+    let east = PlayedBackend::listen().await;
+    let stage = scene.played("east", 1, east.address).backend("east", "home = true").start();
+    let after = stage.text.split("[[backends]]\nname = \"east\"").next().unwrap().to_owned();
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        stage.balancer.reload(settings(&after)).unwrap();
+        wire.write(answer("401 Unauthorized", "connection: close\r\n", "{}")).await;
+    };
+    let ((), (_, region)) = tokio::join!(serving, make(&stage, "/openai/v1/threads", json!({})));
+    assert_eq!(region, "west");
+}
+
+#[tokio::test]
 async fn another_callers_object_is_no_object() {
     let stage = two().toml(KEYS).start();
     let send = |key: &'static str, method: &'static str, path: String, body: Value| {
@@ -425,15 +441,12 @@ async fn a_reload_forgets_what_is_on_backends_that_are_gone() {
     let id = response_in_the_west(&stage).await;
     let known = objects(&stage).ids;
     assert!(known > 0);
-    stage
-        .balancer
-        .reload(super::fixture::settings(&stage.text.replace("priority = 1", "priority = 3")))
-        .unwrap();
+    stage.balancer.reload(settings(&stage.text.replace("priority = 1", "priority = 3"))).unwrap();
     assert_eq!(objects(&stage).ids, known);
     let answer = get(&stage, &format!("/openai/v1/responses/{id}")).await;
     assert_eq!((answer.status, answer.region()), (200, Some("west")));
     let west = stage.text.find("[[backends]]\nname = \"west\"").unwrap();
-    stage.balancer.reload(super::fixture::settings(&stage.text[..west])).unwrap();
+    stage.balancer.reload(settings(&stage.text[..west])).unwrap();
     assert_eq!(objects(&stage).ids, 0);
     assert_eq!(get(&stage, &format!("/openai/v1/responses/{id}")).await.status, 404);
 }

@@ -420,10 +420,7 @@ impl Book {
 
     fn check_choice(&self, request: usize, site: usize, now: Ms) -> Option<(&'static str, String)> {
         let Some(standing) = self.standing(site, request, now) else {
-            // Its home went with a reload while it was tried there: where it goes then is not said.
-            let homeless = self.requests[request].home.is_some_and(|home| !self.current.contains(&home));
-            let told = format!("request {request}: its deployment is not served there");
-            return (!homeless).then_some(("I9", told));
+            return Some(("I9", format!("request {request}: its deployment is not served there")));
         };
         let name = &self.sites[site].name;
         let others = self.serving(request, now).into_iter();

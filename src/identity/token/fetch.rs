@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::{Fetched, TokenError, TokenSettings, TokenSource, azure_cli};
 use crate::net::upstream::{Origin, RequestBody, Reuse, Tls, Upstream};
 use crate::telemetry::clock;
+use crate::telemetry::text::chain;
 
 /// A token service answers within milliseconds, or after a cold start of seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -246,18 +247,6 @@ fn said(body: &[u8]) -> String {
     let number = description.split(':').next().filter(|number| number.starts_with("AADSTS"));
     let number = number.and_then(|number| code(number, 20));
     [error, number].into_iter().flatten().collect::<Vec<_>>().join(", ")
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Somebody else's words, short, without control characters.

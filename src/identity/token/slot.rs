@@ -90,22 +90,33 @@ impl Slot {
             }
             state.tried
         };
-        {
-            let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            match *asked {
-                Some(asked) if tried.is_some_and(|tried| asked <= tried && now < asked + ASKED_ANEW) => {
-                    return None;
-                }
-                // The try that another request asked for is under way.
-                Some(asked) if now < asked + ASKED_ANEW => {}
-                _ => {
-                    *asked = Some(now);
-                    self.0.wanted.notify_one();
-                }
-            }
+        if !self.is_tried(tried, now) {
+            return None;
         }
         timeout(PATIENCE, watched.changed()).await.ok()?.ok()?;
         newer(&watched.borrow())
+    }
+
+    /// This token was rejected, and whoever sent it cannot wait for another: the next one will have it.
+    pub fn rejected(&self, serial: u64, now: Instant) {
+        let state = self.0.state.borrow();
+        if state.held.as_ref().is_none_or(|held| held.serial <= serial) {
+            self.is_tried(state.tried, now);
+        }
+    }
+
+    /// Whether a try for another token is under way, for this request or one before it. Not when there was one
+    /// lately; `tried` is when the last one ended.
+    fn is_tried(&self, tried: Option<Instant>, now: Instant) -> bool {
+        let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        match *asked {
+            Some(asked) if now < asked + ASKED_ANEW => tried.is_none_or(|tried| tried < asked),
+            _ => {
+                *asked = Some(now);
+                self.0.wanted.notify_one();
+                true
+            }
+        }
     }
 
     /// Resolves when somebody's token was rejected.
