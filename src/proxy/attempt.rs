@@ -23,6 +23,7 @@ use crate::balance::{
     Answer as Told, Ask, AttemptFailure, Attempts, Judgement, Next, Tier, Verdict, judge, judge_failure,
 };
 use crate::identity::Presented;
+use crate::identity::callers::Callers;
 use crate::net::connect::ConnectError;
 use crate::net::upstream::{Answer, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
@@ -43,6 +44,8 @@ const MESSAGE_TIME: Duration = Duration::from_millis(50);
 /// What one attempt is about.
 pub(super) struct Attempt<'a> {
     pub(super) edge: &'a Edge,
+    /// Who admitted the request, and so know which tokens are keys of ours.
+    pub(super) callers: &'a Callers,
     pub(super) parts: &'a Parts,
     pub(super) ask: &'a Ask<'a>,
     pub(super) api: Api,
@@ -147,7 +150,7 @@ impl Attempt<'_> {
         let mut renewed = false;
         loop {
             let now = clock::now();
-            let Some(with) = backend.credential(now, understood.own_token.as_ref()) else {
+            let Some(with) = backend.credential(now, self.callers, &self.parts.headers) else {
                 return Err(Broken::NoToken);
             };
             let Some(target) = understood.target(self.parts, &backend.path_prefix, there) else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
 use tokio::time::timeout_at;
 
@@ -102,9 +102,9 @@ impl Edge {
 }
 
 impl EdgeBackend {
-    /// With what one request is sent now; `callers` is the token that the caller has for backends. `None` when there is
-    /// none, or our own has ended since the backend was picked.
-    pub(super) fn credential(&self, now: Instant, callers: Option<&HeaderValue>) -> Option<Sent> {
+    /// With what one request is sent now; `callers` are those who admitted it. `None` when it brings no token where its
+    /// own is wanted, or when ours has ended since the backend was picked.
+    pub(super) fn credential(&self, now: Instant, callers: &Callers, from: &HeaderMap) -> Option<Sent> {
         match &self.credential {
             Presented::Header(name, value) => {
                 Some(Sent { header: Some((name.clone(), value.clone())), token: None })
@@ -114,8 +114,8 @@ impl EdgeBackend {
                 Some(Sent { header: Some((AUTHORIZATION, held.header)), token: Some(held.serial) })
             }
             Presented::Caller => {
-                let header = Some((AUTHORIZATION, callers?.clone()));
-                Some(Sent { header, token: None })
+                let header = (AUTHORIZATION, callers.own_token(from)?);
+                Some(Sent { header: Some(header), token: None })
             }
         }
     }

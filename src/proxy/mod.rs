@@ -44,6 +44,7 @@ use self::ledger::{Desk, Ledger};
 use self::objects::Bond;
 use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
+use crate::identity::callers::Callers;
 use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
@@ -196,8 +197,6 @@ impl Proxy {
         entry.waited_until(clock::now());
         let mut understood = request::understand(parts, route, body?)?;
         understood.socket = socket;
-        // By whom it was admitted: after a reload a key of ours may not be known as one any more.
-        understood.own_token = edge.callers.own_token(&parts.headers);
         entry.deployment = understood.deployment.clone();
         entry.stream = understood.scan.stream;
         entry.prompt_estimate = understood.scan.prompt_tokens;
@@ -219,12 +218,14 @@ impl Proxy {
             turn.charge(clock::now(), if understood.scan.json { understood.scan.charge(0) } else { 0 })?;
         }
         entry.turn = turn;
-        self.attempts(parts, understood, caller.lowest_priority(), deadline, ledger).await
+        self.attempts(&edge.callers, parts, understood, caller.lowest_priority(), deadline, ledger).await
     }
 
-    /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts.
+    /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts. `callers` are those
+    /// who admitted it: after a reload a key of ours may not be known as one any more.
     async fn attempts(
         &self,
+        callers: &Callers,
         parts: &Parts,
         mut understood: Understood<'_>,
         lowest_priority: Option<u32>,
@@ -261,15 +262,17 @@ impl Proxy {
                 {
                     continue;
                 }
-                // Whoever could serve it wants to know the caller.
-                Err(Exhausted::Spent { .. }) if tokenless && kept.is_none() => {
-                    return Err(ProxyError::NoCallersToken);
-                }
                 // No lane was found wanting: we were.
                 Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
                     return Err(ProxyError::Overloaded);
                 }
                 Err(exhausted) if bond.goes_on(&exhausted, attempts.count()) => continue,
+                // Whoever could serve it wants to know the caller; nothing else is wrong.
+                Err(Exhausted::Spent { cause: Cause::OutOfUse | Cause::Absent | Cause::Unsupported })
+                    if tokenless && kept.is_none() =>
+                {
+                    return Err(ProxyError::NoCallersToken);
+                }
                 Err(Exhausted::Throttled { wait }) if bond.binds() => {
                     ledger.as_mut().expect("taken at the commit only").exhausted = true;
                     return Err(ProxyError::OwnerThrottled { wait });
@@ -286,7 +289,8 @@ impl Proxy {
                 return Err(ProxyError::UpstreamFailed);
             };
             let api = understood.route.operation.api;
-            let attempt = Attempt { edge: &edge, parts, ask: &ask, api, deadline, place, bond: &bond };
+            let attempt =
+                Attempt { edge: &edge, callers, parts, ask: &ask, api, deadline, place, bond: &bond };
             match attempt.run(&mut understood, &mut attempts, ledger).await {
                 attempt::Outcome::Commit(response) => return Ok(*response),
                 attempt::Outcome::Next(None) => {}

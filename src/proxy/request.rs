@@ -42,8 +42,6 @@ pub(super) struct Understood<'a> {
     body: Option<Body>,
     /// A WebSocket is asked for.
     pub(super) socket: bool,
-    /// What the caller has for backends that want its own token.
-    pub(super) own_token: Option<HeaderValue>,
 }
 
 #[derive(Debug)]
@@ -302,16 +300,7 @@ pub(super) fn understand<'a>(
         (None, None, None) => None,
     };
     let objects = Objects::of(parts, &route, scan.store, read);
-    Ok(Understood {
-        route,
-        deployment,
-        named,
-        scan,
-        objects,
-        body: Some(body),
-        socket: false,
-        own_token: None,
-    })
+    Ok(Understood { route, deployment, named, scan, objects, body: Some(body), socket: false })
 }
 
 fn text(headers: &HeaderMap, name: http::HeaderName) -> &str {

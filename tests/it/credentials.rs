@@ -599,6 +599,10 @@ async fn with_the_callers_own_identity_its_token_travels_there_alone_and_its_ref
     let alone = Scene::default().played("east", 1, east.address).keyless("east", "identity = \"caller\"\n");
     let told = alone.start().chat().await;
     assert_eq!((told.status, told.code().as_str()), (401, "no_token"));
+    // What else is wrong is told instead.
+    let broken = Scene::default().elsewhere("west", 2, "http://127.0.0.1:9");
+    let broken = broken.played("east", 1, east.address).keyless("east", "identity = \"caller\"\n").start();
+    assert_eq!(broken.chat().await.code(), "backend_failed");
     // Failing over, the caller's token does not go along.
     {
         let bearer = "the-callers-token";
