@@ -20,6 +20,7 @@ const ASK: Ask<'static> = Ask {
     charge: 1_000,
     streamed: true,
     harmless: true,
+    conversation: None,
     lowest_priority: None,
     pin: None,
 };

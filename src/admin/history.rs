@@ -261,6 +261,7 @@ mod tests {
 
     fn lane(deployment: &str, state: State, served: u64, throttled: u64) -> LaneSnapshot {
         LaneSnapshot {
+            restart: None,
             deployment: deployment.into(),
             known: true,
             state,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::BackendSettings;
+use super::affinity;
 use super::health::Health;
 use super::lane::Tally;
 
@@ -29,6 +30,8 @@ pub(super) struct Backend {
     pub(super) id: BackendId,
     pub(super) settings: BackendSettings,
     pub(super) weight: f64,
+    /// Where conversations find it.
+    pub(super) anchor: u64,
     pub(super) drained: bool,
     pub(super) credential: bool,
     /// Of connections: failures that no lane can be blamed for.
@@ -44,6 +47,7 @@ impl Backend {
         Self {
             id,
             weight: f64::from(settings.weight.get()),
+            anchor: affinity::anchor(&settings.name),
             settings,
             drained: false,
             credential: false,

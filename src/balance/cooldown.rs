@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName};
 
+use super::estimator::tokens;
 use super::reason::Reason;
 
 /// No cooldown is longer: Azure's limits work by the minute, whatever the answer says.
@@ -26,7 +27,7 @@ const ABSURD: Duration = Duration::from_secs(300);
 const OVERSIZE: Duration = Duration::from_secs(600);
 
 /// From this charge on, in tokens, an absurd time is believed to mean the request's size while the limit is unknown.
-const OVERSIZE_UNKNOWN_LIMIT: u64 = 4_000;
+const OVERSIZE_UNKNOWN_LIMIT: f64 = 4_000.0;
 
 /// More of an error's body is not read.
 const BODY_READ: usize = 16 * 1024;
@@ -107,9 +108,13 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Told> {
 }
 
 /// Throttled for `told`: is the lane away, or is the request too large for it?
-pub(super) fn away(told: Duration, charge: u64, limit: Option<u64>) -> Away {
-    let large = limit.map_or(OVERSIZE_UNKNOWN_LIMIT, |limit| limit.div_ceil(2));
-    if told > ABSURD && charge >= large { Away::SizeMark(OVERSIZE) } else { Away::Cooldown(clamp(told)) }
+pub(super) fn away(told: Duration, charge: u64, limit: Option<f64>) -> Away {
+    let large = limit.map_or(OVERSIZE_UNKNOWN_LIMIT, |limit| limit / 2.0);
+    if told > ABSURD && tokens(charge) >= large {
+        Away::SizeMark(OVERSIZE)
+    } else {
+        Away::Cooldown(clamp(told))
+    }
 }
 
 /// The reset of the dimension whose remaining is 0; both or neither: the longer.

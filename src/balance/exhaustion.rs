@@ -3,19 +3,18 @@
 //! Telling every refused caller the exact soonest moment is the obvious rule and was simulated: all return together
 //! to the one lane that is back first, burn their SDK's two retries within seconds, and more of them fail than with
 //! no balancer (selection.md 3). So each is told the recovery of a lane drawn by weight, and a little spread. With
-//! tens of lanes, tens of different moments.
+//! tens of lanes, tens of different moments. And no one is told sooner than its turn in the deployment's queue (`flow`).
 
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
 use super::attempts::Kept;
-use super::choosing::{self, Standing, View};
+use super::choosing;
 use super::cooldown::SHORTEST;
+use super::flow::LONGEST_WAIT;
 use super::reason::AttemptFailure;
-
-/// Never told more: every SDK honours less than 60 s, and 60 itself is ignored by some (azure-openai.md 5.1).
-const LONGEST_WAIT: Duration = Duration::from_secs(59);
+use super::standing::{Standing, View};
 
 /// The most that is added at random; never more than the wait itself, so that milliseconds stay milliseconds.
 const SPREAD: Duration = Duration::from_secs(1);
@@ -75,20 +74,24 @@ struct Census {
     unsupported: u32,
     no_credential: u32,
     drained: u32,
+    /// Of those that could serve it at some time, together, in tokens a minute.
+    limits: f64,
     drawn: Option<Instant>,
 }
 
 impl Census {
     fn take(view: View<'_>, rng: &mut Rng) -> Self {
         let mut census = Self::default();
+        let mean = choosing::mean(view.serving().filter_map(|candidate| candidate.lane.estimator.limit()));
         let cooling = view.serving().filter_map(|candidate| {
             let standing = view.standing(&candidate);
+            let limit = candidate.lane.estimator.limit();
             census.count(standing);
             census.drained += u32::from(candidate.backend.drained);
-            match standing {
-                Standing::Cooling { until } => Some((until, choosing::weight(&candidate))),
-                _ => None,
+            if standing.is_able() {
+                census.limits += limit.unwrap_or_default();
             }
+            Some((recovery(standing)?, limit.unwrap_or(mean) * candidate.backend.weight))
         });
         let drawn = choosing::draw(rng, cooling);
         census.drawn = drawn;
@@ -105,17 +108,38 @@ impl Census {
             Standing::Unsupported => self.unsupported += 1,
             Standing::NoCredential => self.no_credential += 1,
             Standing::OutOfUse => self.lanes -= 1,
-            Standing::Admits | Standing::Cooling { .. } => {}
+            Standing::Admits | Standing::Full { .. } | Standing::TooSmall | Standing::Cooling { .. } => {}
         }
     }
 }
 
-/// What to say to a request for which nothing was chosen.
-pub(super) fn exhausted(view: View<'_>, rng: &mut Rng) -> Exhausted {
+/// When a throttled lane admits again.
+fn recovery(standing: Standing) -> Option<Instant> {
+    match standing {
+        Standing::Cooling { until } | Standing::Full { until, .. } => Some(until),
+        _ => None,
+    }
+}
+
+/// What to say to a request for which nothing was chosen; with it the limits, in tokens a minute, of all lanes that
+/// could serve it at some time.
+pub(super) fn exhausted(view: View<'_>, rng: &mut Rng) -> (Exhausted, f64) {
     if view.serving().next().is_none() {
-        return Exhausted::Unserved;
+        return (Exhausted::Unserved, 0.0);
     }
     let census = Census::take(view, rng);
+    (said(&census, view, rng), census.limits)
+}
+
+/// Not before its turn.
+pub(super) fn in_turn(exhausted: Exhausted, turn: Duration) -> Exhausted {
+    match exhausted {
+        Exhausted::Throttled { wait } => Exhausted::Throttled { wait: told(wait.max(turn)) },
+        other => other,
+    }
+}
+
+fn said(census: &Census, view: View<'_>, rng: &mut Rng) -> Exhausted {
     if census.drawn.is_some() || view.attempts.was_throttled {
         // A lane throttled for this very request may be too small for it as well, or be back already; then the
         // shortest wait is the honest one.
@@ -127,7 +151,7 @@ pub(super) fn exhausted(view: View<'_>, rng: &mut Rng) -> Exhausted {
     if census.too_large > 0 && census.too_large + unable == census.lanes {
         return Exhausted::TooLarge;
     }
-    Exhausted::Spent { cause: cause(&census, view) }
+    Exhausted::Spent { cause: cause(census, view) }
 }
 
 /// When the first of the lanes that a size mark keeps away ends its cooldown.
@@ -168,9 +192,13 @@ fn cause(census: &Census, view: View<'_>) -> Cause {
     Cause::OutOfUse
 }
 
-/// The recovery of the lane drawn, plus U(0, min(1 s, that)); rounded up to whole milliseconds, as it is told.
+/// The recovery of the lane drawn, plus U(0, min(1 s, that)).
 fn wait(recovery: Duration, rng: &mut Rng) -> Duration {
-    let wait = recovery + recovery.min(SPREAD).mul_f64(rng.f64());
+    told(recovery + recovery.min(SPREAD).mul_f64(rng.f64()))
+}
+
+/// Rounded up to whole milliseconds, and within what may be told.
+fn told(wait: Duration) -> Duration {
     let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     Duration::from_millis(millis).clamp(SHORTEST, LONGEST_WAIT)
 }

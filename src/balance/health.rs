@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::cooldown;
+use super::failing::Failing;
 use super::reason::Reason;
 
 /// Failures in a row that begin a rest. One is chance, two happen in any deployment roll-out at the other side.
@@ -27,6 +28,7 @@ pub(super) struct Health {
     /// The last pick made before the last rest began; what earlier picks report is old news.
     began: u64,
     rest: Option<Rest>,
+    pub(super) failing: Failing,
 }
 
 #[derive(Debug)]
@@ -120,7 +122,8 @@ impl Health {
     }
 
     /// A good answer came. True when it ended a rest.
-    pub(super) fn well(&mut self, pick: u64) -> bool {
+    pub(super) fn well(&mut self, now: Instant, pick: u64) -> bool {
+        self.failing.heard(now, false);
         if pick <= self.began {
             return false;
         }
@@ -139,6 +142,7 @@ impl Health {
             }
             return None;
         }
+        self.failing.heard(now, true);
         self.in_a_row += 1;
         // Whoever was sent during a rest was a probe, and a failed probe rests at once.
         let was_probe = self.rest.is_some();

@@ -7,10 +7,12 @@ use http::{HeaderMap, HeaderName};
 
 use super::backend::BackendId;
 use super::cooldown::{self, Away, Told};
+use super::estimator::Estimator;
 use super::health::Health;
 use super::reason::Reason;
 use super::recent::Recent;
 use super::size::SizeMarks;
+use super::speed::Speed;
 
 /// How long a deployment is believed not to exist; Azure says new ones appear within five minutes.
 pub(super) const ABSENT: Duration = Duration::from_secs(300);
@@ -42,7 +44,7 @@ impl Tally {
     }
 }
 
-/// The tokens-a-minute quota as the last answer told it; shown only, nothing is decided by what remains.
+/// The tokens-a-minute quota: as an answer told it, or as it is believed to stand now.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Quota {
     /// `x-ratelimit-limit-tokens`, in tokens a minute.
@@ -60,12 +62,6 @@ impl Quota {
             limit_tokens: number(&LIMIT_TOKENS).filter(|limit| *limit > 0),
             remaining_tokens: number(&REMAINING_TOKENS),
         }
-    }
-
-    /// What is not told stays as it was known.
-    pub(super) fn learn(&mut self, seen: Self) {
-        self.limit_tokens = seen.limit_tokens.or(self.limit_tokens);
-        self.remaining_tokens = seen.remaining_tokens.or(self.remaining_tokens);
     }
 }
 
@@ -103,8 +99,11 @@ pub(super) struct Lane {
     pub(super) routes: usize,
     pub(super) tally: Tally,
     pub(super) health: Health,
-    pub(super) quota: Quota,
     pub(super) recent: Recent,
+    pub(super) estimator: Estimator,
+    pub(super) speed: Speed,
+    /// When a request was last sent just to learn when the minute begins again.
+    pub(super) learning: Option<Instant>,
     cooldown: Option<Cooldown>,
     absent_until: Option<Instant>,
     unsupported: Vec<(&'static str, Instant)>,
@@ -124,8 +123,10 @@ impl Lane {
             routes: 0,
             tally: Tally::default(),
             health: Health::default(),
-            quota: Quota::default(),
             recent: Recent::default(),
+            estimator: Estimator::default(),
+            speed: Speed::default(),
+            learning: None,
             cooldown: None,
             absent_until: None,
             unsupported: Vec::new(),
@@ -143,7 +144,7 @@ impl Lane {
     }
 
     pub(super) fn throttled(&mut self, now: Instant, told: Told, charge: u64) -> Throttling {
-        match cooldown::away(told.duration, charge, self.quota.limit_tokens) {
+        match cooldown::away(told.duration, charge, self.estimator.limit()) {
             Away::SizeMark(length) => {
                 self.sizes.set(now, charge, length);
                 Throttling::Sized(length)

@@ -17,12 +17,17 @@
 //! `backend`, `routes`; beside them `verdict` and `cooldown`, which read answers and know no state, and `pins`, which
 //! knows where objects live that only one backend has.
 
+mod affinity;
 mod attempts;
 mod backend;
 mod change;
 mod choosing;
 mod cooldown;
+mod estimator;
 mod exhaustion;
+mod explain;
+mod failing;
+mod flow;
 mod health;
 mod lane;
 mod pins;
@@ -32,6 +37,8 @@ mod recent;
 mod routes;
 mod size;
 mod snapshot;
+mod speed;
+mod standing;
 mod verdict;
 
 #[cfg(test)]
@@ -46,6 +53,7 @@ pub use self::backend::BackendId;
 pub use self::change::Change;
 pub use self::cooldown::Told;
 pub use self::exhaustion::{Cause, Exhausted};
+pub use self::explain::{Explained, Explanation, Obstacle, Turn};
 pub use self::lane::{Quota, Tally};
 pub use self::pins::{PinCounts, PinSettings, Pins, Whereabouts};
 pub use self::pool::{Ask, Pick, Pool};

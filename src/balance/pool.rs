@@ -4,6 +4,7 @@
 //! or, where the answer is good, [`Pool::answered`] at once and `report` when it has ended. A caller that leaves:
 //! [`Pool::abandon`]. Every pick ends in exactly one `report` or `abandon`; the edge's guard sees to it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,14 +15,17 @@ use http::HeaderMap;
 use super::attempts::{Attempts, Unconfirmed};
 use super::backend::{self, Backend, BackendId};
 use super::change::{Change, Changes};
-use super::choosing::{self, Group, View};
+use super::choosing::{self, Able};
 use super::cooldown::{self, Told};
+use super::estimator::{Sent, tokens};
 use super::exhaustion::{self, Exhausted};
+use super::explain::{self, Explanation};
 use super::health::Failure;
 use super::lane::{self, Lane, Quota, Throttling};
 use super::reason::{AttemptFailure, Reason};
 use super::routes::{Lanes, Routes, Way};
 use super::snapshot::{self, PoolSnapshot};
+use super::standing::{self, Group, View};
 use super::verdict::Verdict;
 use super::{BackendSettings, Deployments, PoolSettings};
 
@@ -36,6 +40,8 @@ pub struct Ask<'a> {
     pub operation: &'static str,
     /// Tokens that this request will be charged, as estimated.
     pub charge: u64,
+    /// A hash of what makes its turns one conversation, stable across processes; `None`: it belongs to none.
+    pub conversation: Option<u64>,
     /// The answer is a stream.
     pub streamed: bool,
     /// Repeating it doubles nothing that anyone would miss or pay for twice.
@@ -64,10 +70,15 @@ pub struct Pick {
     stamp: u64,
     route: Option<usize>,
     number: u64,
-    asked: Instant,
     family: &'static str,
     operation: &'static str,
     charge: u64,
+    streamed: bool,
+    /// What the lane's estimator remembers; `None` without a lane.
+    sent: Option<Sent>,
+    at: Instant,
+    /// Its first event or head came.
+    answered: Cell<bool>,
 }
 
 impl Pick {
@@ -92,6 +103,8 @@ pub struct Pool {
     picks: u64,
     in_flight: u64,
     backend_ids: u32,
+    /// Room to work in, kept so that a pick allocates nothing.
+    able: Vec<Able>,
 }
 
 impl Pool {
@@ -109,6 +122,7 @@ impl Pool {
             picks: 0,
             in_flight: 0,
             backend_ids: 0,
+            able: Vec::new(),
         };
         pool.install(settings);
         pool
@@ -133,9 +147,14 @@ impl Pool {
             lanes: &self.lanes,
             groups: &self.groups,
         };
-        let chosen = choosing::choose(view, &mut self.rng).or_else(|| choosing::early_probe(view));
+        let mut learning = false;
+        let chosen = choosing::choose(view, &mut self.able, &mut self.rng)
+            .or_else(|| choosing::oversize(view))
+            .or_else(|| choosing::learn(view).inspect(|_| learning = true))
+            .or_else(|| choosing::early_probe(view));
         let Some((index, way)) = chosen.and_then(|index| Some((index, ways.get(index)?.as_ref()?))) else {
-            return Err(exhaustion::exhausted(view, &mut self.rng));
+            let (exhausted, limits) = exhaustion::exhausted(view, &mut self.rng);
+            return Err(self.in_turn(now, exhausted, limits, found.kept(), tokens(ask.charge)));
         };
         let Way { lane: slot, there } = way.clone();
         let route = found.kept();
@@ -146,12 +165,19 @@ impl Pool {
         let mut probe = backend.health.reason().is_some();
         backend.health.probed_by(self.picks, now);
         // A name beyond the bound has no lane; no lane has the stamp 0.
-        let mut stamp = 0;
+        let (mut stamp, mut sent) = (0, None);
         if let Some(lane) = self.lanes.get_mut(slot) {
             lane.tally.picked();
             probe |= lane.health.reason().is_some();
             lane.health.probed_by(self.picks, now);
             stamp = lane.stamp;
+            sent = Some(lane.estimator.sent(now, tokens(ask.charge)));
+            if ask.streamed {
+                lane.speed.sent(now);
+            }
+            if learning {
+                lane.learning = Some(now);
+            }
         }
         attempts.note(backend.id);
         Ok(Pick {
@@ -164,10 +190,13 @@ impl Pool {
             stamp,
             route,
             number: self.picks,
-            asked: now,
             family: ask.family,
             operation: ask.operation,
             charge: ask.charge,
+            streamed: ask.streamed,
+            sent,
+            at: now,
+            answered: Cell::new(false),
         })
     }
 
@@ -175,17 +204,29 @@ impl Pool {
     /// are read, and what failed before in this same request now counts. The pick stays in flight until `report`.
     pub fn answered(&mut self, now: Instant, pick: &Pick, headers: &HeaderMap, attempts: &mut Attempts) {
         attempts.answered = Some(pick.number);
+        let first = !pick.answered.replace(true);
         if let Some(lane) = self.lanes.stamped(pick.slot, pick.stamp) {
-            lane.quota.learn(Quota::read(headers));
-            lane.recent.answered(now.saturating_duration_since(pick.asked));
+            if let Some(sent) = &pick.sent {
+                lane.estimator.answered(now, sent, Quota::read(headers));
+            }
+            if first && pick.streamed {
+                lane.speed.answered(now, now.saturating_duration_since(pick.at));
+            }
+            lane.recent.answered(now.saturating_duration_since(pick.at));
             lane.forget_absence();
-            let recovered = lane.health.well(pick.number);
+            let recovered = lane.health.well(now, pick.number);
             if recovered && let Some((backend, deployment)) = self.names(pick) {
                 self.changes.push(Change::Recovered { backend, deployment: Some(deployment) });
             }
         }
-        self.reached(pick);
+        self.reached(now, pick);
         self.mark_known(pick);
+        if first
+            && pick.generation == self.generation
+            && let Some(flow) = pick.route.and_then(|route| self.routes.flow(route))
+        {
+            flow.answered(now, tokens(pick.charge));
+        }
         for unconfirmed in attempts.unconfirmed.drain(..) {
             self.count_failure(now, &unconfirmed);
         }
@@ -199,7 +240,7 @@ impl Pool {
             lane.recent.ended(now, &verdict);
         }
         if is_answer(&verdict) {
-            self.reached(&pick);
+            self.reached(now, &pick);
         }
         match verdict {
             Verdict::Served { tokens } => {
@@ -223,11 +264,13 @@ impl Pool {
             Verdict::TooLarge { told } => self.too_large(now, &pick, told, attempts),
             Verdict::Failed { reason, told } => {
                 self.tally(&pick, |tally| tally.failed += 1);
+                self.refund(&pick);
                 let failure = Failure { pick: pick.number, reason, told, at_once: false };
                 attempts.unconfirmed.push(unconfirmed(&pick, true, failure));
             }
             Verdict::Unavailable { told } => {
                 self.tally(&pick, |tally| tally.failed += 1);
+                self.refund(&pick);
                 let reason = Reason::Status(503);
                 let failure = Failure { pick: pick.number, reason, told: Some(told), at_once: true };
                 self.count_failure(now, &unconfirmed(&pick, true, failure));
@@ -255,6 +298,22 @@ impl Pool {
         }
         let backends = self.backends.iter().map(|backend| snapshot::backend(backend, &self.lanes, now));
         PoolSnapshot { in_flight: self.in_flight, backends: backends.collect() }
+    }
+
+    /// Who would serve this request now, in what order, and why each other would not. Changes nothing.
+    #[must_use]
+    pub fn explain(&self, now: Instant, ask: &Ask<'_>) -> Explanation {
+        let found = self.routes.look(ask.deployment, &self.backends);
+        let attempts = Attempts::default();
+        explain::explain(View {
+            now,
+            ask,
+            attempts: &attempts,
+            ways: self.routes.ways(&found),
+            backends: &self.backends,
+            lanes: &self.lanes,
+            groups: &self.groups,
+        })
     }
 
     /// The state changes since they were last taken, the oldest first; the queue is bounded, and what did not fit is
@@ -340,7 +399,7 @@ impl Pool {
         for slot in old.values().flat_map(|gone| gone.lanes.values()) {
             self.lanes.remove(*slot);
         }
-        self.groups = choosing::groups(&self.backends);
+        self.groups = standing::groups(&self.backends);
         self.routes = Routes::new(settings.lanes, &mut self.backends, &mut self.lanes);
     }
 
@@ -398,14 +457,42 @@ impl Pool {
         }
         if let Some(lane) = self.lane(pick) {
             lane.health.release(pick.number);
+            if pick.streamed && !pick.answered.get() {
+                lane.speed.over();
+            }
         }
     }
 
+    /// Azure has not charged it.
+    fn refund(&mut self, pick: &Pick) {
+        if let Some(sent) = pick.sent
+            && let Some(lane) = self.lane(pick)
+        {
+            lane.estimator.refund(&sent);
+        }
+    }
+
+    /// Whoever is sent away takes its place in its deployment's queue.
+    fn in_turn(
+        &mut self,
+        now: Instant,
+        exhausted: Exhausted,
+        limits: f64,
+        route: Option<usize>,
+        charge: f64,
+    ) -> Exhausted {
+        if !matches!(exhausted, Exhausted::Throttled { .. }) {
+            return exhausted;
+        }
+        let Some(flow) = route.and_then(|route| self.routes.flow(route)) else { return exhausted };
+        exhaustion::in_turn(exhausted, flow.place(now, limits, charge, &mut self.rng))
+    }
+
     /// The backend's connections work.
-    fn reached(&mut self, pick: &Pick) {
+    fn reached(&mut self, now: Instant, pick: &Pick) {
         let Some(index) = self.position(pick) else { return };
         let backend = &mut self.backends[index];
-        if backend.health.well(pick.number) {
+        if backend.health.well(now, pick.number) {
             let backend = Arc::clone(&backend.settings.name);
             self.changes.push(Change::Recovered { backend, deployment: None });
         }
@@ -437,8 +524,17 @@ impl Pool {
             attempts.throttled_without_lane(now + cooldown::clamp(told.duration));
             return;
         };
-        lane.quota.learn(quota);
+        lane.estimator.learn_limit(quota.limit_tokens);
         let throttling = lane.throttled(now, told, pick.charge);
+        match &pick.sent {
+            // It says how large the quota is, and nothing of this minute.
+            Some(sent) if matches!(throttling, Throttling::Sized(_)) => lane.estimator.refund(sent),
+            Some(sent) => {
+                let is_told = told.reason != Reason::Default;
+                lane.estimator.throttled(now, sent, quota, cooldown::clamp(told.duration), is_told);
+            }
+            None => {}
+        }
         attempts.was_throttled |= !matches!(throttling, Throttling::Sized(_));
         let Some((backend, deployment)) = self.names(pick) else { return };
         match throttling {
@@ -471,6 +567,7 @@ impl Pool {
 
     fn unreachable(&mut self, now: Instant, pick: &Pick, failure: AttemptFailure, attempts: &mut Attempts) {
         self.tally(pick, |tally| tally.failed += 1);
+        self.refund(pick);
         // Nobody listens: no request can be to blame for that.
         let at_once = failure == AttemptFailure::Refused;
         let failure = Failure { pick: pick.number, reason: Reason::Failure(failure), told: None, at_once };

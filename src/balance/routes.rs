@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::backend::{Backend, BackendId};
+use super::flow::Flow;
 use super::lane::Lane;
 
 /// How many unserved names are looked at to find one that can be forgotten; busy ones move to the back of the queue.
@@ -113,6 +114,7 @@ struct Route {
     ways: Ways,
     /// Served or throttled once, or named in the settings.
     known: bool,
+    flow: Flow,
 }
 
 /// Where a deployment's requests may go.
@@ -209,6 +211,22 @@ impl Routes {
         }
     }
 
+    /// What this route serves, and who waits for it.
+    pub(super) fn flow(&mut self, index: usize) -> Option<&mut Flow> {
+        self.slots.get_mut(index)?.as_mut().map(|route| &mut route.flow)
+    }
+
+    /// Where a name leads, without remembering it.
+    pub(super) fn look(&self, deployment: Option<&str>, backends: &[Backend]) -> Found {
+        match deployment {
+            None | Some("") => Found::Unnamed,
+            Some(name) => match self.by_name.get(name) {
+                Some(&index) => Found::Kept(index),
+                None => Found::Passing(passing_ways(name, backends)),
+            },
+        }
+    }
+
     /// A lane of this route answered: it is no invention, and neither are its other lanes.
     pub(super) fn mark_known(&mut self, index: usize, lanes: &mut Lanes) {
         let Some(route) = self.slots.get_mut(index).and_then(Option::as_mut) else { return };
@@ -253,7 +271,8 @@ impl Routes {
             lane.routes += 1;
             Some(Way { lane: slot, there: (*lane.name != *name).then(|| Arc::clone(&lane.name)) })
         });
-        let route = Some(Route { name: Arc::clone(&name), ways: ways.collect(), known: false });
+        let flow = Flow::default();
+        let route = Some(Route { name: Arc::clone(&name), ways: ways.collect(), known: false, flow });
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index] = route;

@@ -62,12 +62,14 @@ pub struct LaneSnapshot {
     pub cause: Option<Reason>,
     /// Since the lane is remembered.
     pub tally: Tally,
-    /// As told last.
+    /// What is believed of its quota now: the limit, and what remains of this minute.
     pub quota: Quota,
     /// From a request to the beginning of its good answer, on average lately.
     pub first_byte: Option<Duration>,
     /// Its last failures by kind, the newest first; a handful.
     pub mishaps: Vec<MishapSnapshot>,
+    /// Until its minute begins again, where that is known.
+    pub restart: Option<Duration>,
 }
 
 /// What a lane or backend does with requests. Displays as the word that operators see.
@@ -158,9 +160,10 @@ fn lane(backend: &Backend, lane: &Lane, now: Instant) -> LaneSnapshot {
         remaining,
         cause,
         tally: lane.tally,
-        quota: lane.quota,
+        quota: lane.estimator.quota(now),
         first_byte: lane.recent.first_byte(),
         mishaps: lane.recent.mishaps(now),
+        restart: lane.estimator.restart(now).map(|restart| restart - now),
     }
 }
 

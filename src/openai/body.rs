@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::conversation::Thread;
 use super::json::{Kind, Member, Members, Step};
 
 /// Bytes of text per token. English prose has a little over four, code and other languages fewer.
@@ -66,6 +67,8 @@ pub struct BodyScan {
     pub n: Option<u64>,
     /// `best_of`
     pub best_of: Option<u64>,
+    /// What its turns have in common, and no other conversation has; see [`Self::conversation`].
+    thread: Thread,
     /// Estimate of the prompt, in tokens: a quarter of the bytes, punctuation of the JSON included; each ASCII
     /// string of 4 KiB and more without a space counts 1,000 whatever its length. Tokenizers differ by a factor
     /// of two either way; the estimate orders lanes, it never refuses.
@@ -79,6 +82,12 @@ impl BodyScan {
         let completions = self.n.unwrap_or(1).max(self.best_of.unwrap_or(1)).max(1);
         let each = self.max_tokens.unwrap_or(usual_completion);
         self.prompt_tokens.saturating_add(each.saturating_mul(completions))
+    }
+
+    /// A hash of what makes its turns one conversation: `prompt_cache_key`, else all up to the first user message.
+    /// The same in every process, so that replicas agree. `None` where the body is no conversation.
+    pub fn conversation(&self) -> Option<u64> {
+        self.thread.hash()
     }
 }
 
@@ -142,7 +151,7 @@ impl BodyScan {
             }
             b"n" => self.n = number(member, body),
             b"best_of" => self.best_of = number(member, body),
-            _ => {}
+            key => self.thread.take(key, member, body),
         }
     }
 }

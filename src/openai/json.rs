@@ -226,6 +226,28 @@ impl<'a> Members<'a> {
     }
 }
 
+/// Walks over the values of the array that `text` is; ends where it ends, is cut or broken.
+#[derive(Debug)]
+pub(super) struct Elements<'a> {
+    inner: Members<'a>,
+    first: bool,
+}
+
+impl<'a> Elements<'a> {
+    pub(super) fn of(text: &'a [u8]) -> Self {
+        Self { inner: Members::of(text), first: true }
+    }
+
+    /// Where the next value stands.
+    pub(super) fn next(&mut self) -> Option<Range<usize>> {
+        self.inner.take(if std::mem::take(&mut self.first) { b'[' } else { b',' })?;
+        self.inner.space();
+        let start = self.inner.at;
+        self.inner.value()?;
+        Some(start..self.inner.at)
+    }
+}
+
 /// The bytes that numbers, `true`, `false` and `null` are made of, and nothing else.
 const SCALAR: [bool; 256] = {
     let mut table = [false; 256];

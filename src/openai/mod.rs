@@ -2,8 +2,8 @@
 //!
 //! Owns: paths and what they become upstream (`path`, `query`), what an operation is and whether repeating
 //! it doubles anything (`operations`), the few top-level keys of a JSON request that steer us (`body`,
-//! `multipart`), objects that live on one backend (`objects`, `ids`), token counts in passing answers (`usage`),
-//! the events of a stream (`sse`) and the form of our own errors (`errors`).
+//! `multipart`), which conversation it belongs to (`conversation`), objects that live on one backend (`objects`, `ids`),
+//! token counts in passing answers (`usage`), the events of a stream (`sse`) and the form of our own errors (`errors`).
 //! Does not: choose a backend, judge an answer, check who may call, add credentials.
 //!
 //! Bodies are scanned, never parsed into a tree and never re-serialised: prompts are megabytes, the keys we
@@ -14,6 +14,7 @@
 //! refuse to guess: a deployment name that steers permissions must mean the same here and there.
 
 mod body;
+mod conversation;
 pub mod errors;
 mod ids;
 mod json;

@@ -245,6 +245,7 @@ impl Proxy {
             family: understood.route.operation.family,
             operation: understood.route.operation.name,
             charge: understood.scan.charge(0),
+            conversation: understood.scan.conversation(),
             streamed: understood.scan.stream,
             harmless: understood.route.operation.harmless.given(understood.scan.background),
             lowest_priority,

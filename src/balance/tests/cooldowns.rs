@@ -137,8 +137,8 @@ fn a_cooldown_is_ten_milliseconds_at_least_and_a_minute_at_most() {
 #[test]
 fn an_absurd_time_is_a_size_mark_for_a_request_of_half_the_limit() {
     let day = seconds(86_400);
-    assert_eq!(cooldown::away(day, 500, Some(1_000)), Away::SizeMark(seconds(600)));
-    assert_eq!(cooldown::away(day, 499, Some(1_000)), Away::Cooldown(seconds(60)));
+    assert_eq!(cooldown::away(day, 500, Some(1_000.0)), Away::SizeMark(seconds(600)));
+    assert_eq!(cooldown::away(day, 499, Some(1_000.0)), Away::Cooldown(seconds(60)));
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 mod choosing;
 mod cooldowns;
+mod estimating;
 mod exhaustion;
 mod pinned;
 mod pins;
 mod properties;
+mod quotas;
 mod reload;
 mod rests;
 mod routes;
@@ -30,19 +32,20 @@ const CHAT: Ask<'static> = Ask {
     charge: 1_000,
     streamed: true,
     harmless: true,
+    conversation: None,
     lowest_priority: None,
     pin: None,
 };
 
-fn start() -> Instant {
+pub(in crate::balance) fn start() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-fn seconds(seconds: u64) -> Duration {
+pub(in crate::balance) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn millis(millis: u64) -> Duration {
+pub(in crate::balance) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 

@@ -1,0 +1,146 @@
+//! What `--quick` holds: figures of short runs, each within its band.
+
+use crate::quota::Window;
+use crate::report::{Figure, Row};
+use crate::scenario::{Headers, Pool, Scenario};
+use crate::traffic::Oddities;
+
+/// Paired seeds of a short run.
+const SEEDS: u64 = 16;
+
+/// What is compared with the band.
+#[derive(Clone, Copy)]
+enum Of {
+    /// A policy's own figure.
+    Own(&'static str),
+    /// A policy's figure less another's, on the same seeds.
+    Less(&'static str, &'static str),
+}
+
+/// A figure and where it must stay.
+struct Band {
+    scenario: Scenario,
+    of: Of,
+    name: &'static str,
+    figure: Figure,
+    from: f64,
+    to: f64,
+    reason: &'static str,
+}
+
+const FAILING: (&str, Figure) = ("failing_percent", |run| run.failing_percent);
+const WASTED: (&str, Figure) = ("upstream_429_per_1000", |run| run.upstream_429_per_1000);
+const ADDED: (&str, Figure) = ("added_p99_ms", |run| run.added_p99_ms);
+const CACHED: (&str, Figure) = ("cached_percent", |run| run.cached_percent);
+const GOODPUT: (&str, Figure) = ("goodput_percent", |run| run.goodput_percent);
+
+fn band(
+    scenario: Scenario,
+    of: Of,
+    (name, figure): (&'static str, Figure),
+    (from, to): (f64, f64),
+    reason: &'static str,
+) -> Band {
+    Band { scenario, of, name, figure, from, to, reason }
+}
+
+fn bands() -> Vec<Band> {
+    let eight = |load| Scenario::base(Pool::Unequal(8), load);
+    let article = |load| Scenario::base(Pool::Article, load);
+    let (ours, theirs) = ("sidestep", "samples");
+    let (less, oracle) = (Of::Less(ours, theirs), Of::Less(ours, "oracle"));
+    let silent = Scenario { headers: Headers::NoTiming, ..eight(0.9) };
+    let sliding = Scenario { window: Window::Sliding, ..eight(0.9) };
+    let images = Scenario { oddities: Oddities { images: 0.05, ..Oddities::NONE }, ..article(0.9) };
+    let replicas = Scenario { replicas: 8, ..eight(1.1) };
+    vec![
+        band(eight(0.9), Of::Own(theirs), FAILING, (0.0, 1.5), "the model: selection.md 2 has 0.91"),
+        band(eight(1.1), Of::Own(theirs), FAILING, (4.5, 8.5), "the model: selection.md 2 has 6.56"),
+        band(eight(1.1), Of::Own(theirs), WASTED, (350.0, 550.0), "the model: selection.md 2 has 469"),
+        band(
+            eight(1.1),
+            Of::Own("litellm-shuffle"),
+            FAILING,
+            (7.0, 14.0),
+            "the model: selection.md 2 has 11.5",
+        ),
+        band(eight(1.1), Of::Own("oracle"), GOODPUT, (94.0, 98.0), "the model: selection.md 2 has 96.2"),
+        band(eight(0.5), Of::Own(ours), FAILING, (0.0, 0.0), "half the quota: nobody is refused"),
+        band(
+            eight(0.5),
+            Of::Own(ours),
+            CACHED,
+            (75.0, 90.0),
+            "conversations stay together: 59 without affinity",
+        ),
+        band(eight(0.9), less, FAILING, (-9.0, 0.0), "a full pool loses no more than the samples"),
+        band(
+            eight(1.1),
+            less,
+            FAILING,
+            (-9.0, -1.8),
+            "spread returns: -2.6 measured, -1.7 with spread alone",
+        ),
+        band(eight(1.1), oracle, FAILING, (-9.0, 1.5), "the estimator: +0.5 from true counters measured"),
+        band(eight(0.9), Of::Own(ours), WASTED, (0.0, 10.0), "the fit check: 4 measured, 21 without"),
+        band(eight(1.1), Of::Own(ours), WASTED, (0.0, 20.0), "the fit check: 10 measured, 52 without"),
+        band(eight(1.1), Of::Own(ours), ADDED, (0.0, 20.0), "hardly a request needs a second attempt"),
+        band(
+            article(0.9),
+            less,
+            FAILING,
+            (-9.0, -1.0),
+            "where a request is a seventh of a quota: -2.9 measured",
+        ),
+        band(
+            article(1.1),
+            less,
+            FAILING,
+            (-9.0, -1.0),
+            "where a request is a seventh of a quota: -3.1 measured",
+        ),
+        band(images, less, FAILING, (-9.0, -0.5), "a guess never refuses for good: -2.7 measured"),
+        band(silent, less, FAILING, (-9.0, -0.5), "no time in the 429s: the Responses API"),
+        band(replicas, less, FAILING, (-9.0, -1.0), "replicas share nothing and need to share nothing"),
+        band(sliding, less, FAILING, (-9.0, -0.3), "the refill is learned, whatever the window"),
+    ]
+}
+
+/// Every band's line, and whether all hold.
+pub(crate) fn hold() -> (Vec<String>, bool) {
+    let mut measured: Vec<Row> = Vec::new();
+    let (mut lines, mut all) = (Vec::new(), true);
+    for Band { scenario, of, name, figure, from, to, reason } in bands() {
+        let mut row = |policy| {
+            let known = measured.iter().position(|row| row.policy == policy && row.scenario == scenario);
+            known.unwrap_or_else(|| {
+                measured.push(Row::measure(policy, "", &scenario, SEEDS));
+                measured.len() - 1
+            })
+        };
+        let (value, whose) = match of {
+            Of::Own(policy) => {
+                let row = row(policy);
+                (measured[row].mean(figure), policy.to_owned())
+            }
+            Of::Less(policy, other) => {
+                let (own, other_row) = (row(policy), row(other));
+                (measured[own].less(&measured[other_row], figure).0, format!("{policy} less {other}"))
+            }
+        };
+        let holds = (from..=to).contains(&value);
+        all &= holds;
+        let Scenario { pool, load, replicas, headers, window, .. } = scenario;
+        let place = format!(
+            "{} N={} x{replicas} {:.0} % {window:?} {headers:?}",
+            pool.name(),
+            pool.count(),
+            load * 100.0
+        );
+        let verdict = if holds { "holds" } else { "BROKEN" };
+        lines.push(format!(
+            "{verdict:6} {place:42} {whose:22} {name:22} {value:8.2} in {from}..{to}: {reason}"
+        ));
+    }
+    (lines, all)
+}

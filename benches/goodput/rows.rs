@@ -1,0 +1,161 @@
+//! Which runs there are: tables of scenarios, and the policies by name.
+
+use crate::figures::Summary;
+use crate::quota::Window;
+use crate::run::run;
+use crate::samples::{PeakEwma, Samples, TwoChoices, Uniform};
+use crate::scenario::{Fault, Headers, Pool, Scenario};
+use crate::sidestep::Sidestep;
+use crate::traffic::Oddities;
+use crate::{oracle, peers};
+
+/// By name, in the order of the tables.
+pub(crate) const POLICIES: [&str; 9] = [
+    "sidestep",
+    "samples",
+    "apim",
+    "litellm-shuffle",
+    "litellm-usage",
+    "p2c",
+    "peak-ewma",
+    "round-robin",
+    "oracle",
+];
+
+/// Where a table is long, the ones that tell most.
+const FEW: [&str; 4] = ["sidestep", "samples", "litellm-shuffle", "oracle"];
+
+/// One run of a policy, named as in [`POLICIES`].
+pub(crate) fn once(policy: &str, scenario: &Scenario, seed: u64) -> Option<Summary> {
+    let mut figures = match policy {
+        "sidestep" => run::<Sidestep>(scenario, seed),
+        "samples" => run::<Samples<Uniform>>(scenario, seed),
+        "apim" => run::<peers::Apim>(scenario, seed),
+        "litellm-shuffle" => run::<peers::Shuffle>(scenario, seed),
+        "litellm-usage" => run::<peers::UsageBased>(scenario, seed),
+        "p2c" => run::<Samples<TwoChoices>>(scenario, seed),
+        "peak-ewma" => run::<Samples<PeakEwma>>(scenario, seed),
+        "round-robin" => run::<peers::RoundRobin>(scenario, seed),
+        "oracle" => run::<oracle::Oracle>(scenario, seed),
+        _ => return None,
+    };
+    Some(figures.summary())
+}
+
+/// Scenarios that belong together.
+pub(crate) struct Table {
+    /// For `--rows`.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) policies: &'static [&'static str],
+    pub(crate) rows: Vec<(String, Scenario)>,
+}
+
+/// The loads of the main tables, in parts of the quota that hidden traffic leaves.
+pub(crate) const LOADS: [f64; 5] = [0.5, 0.9, 1.0, 1.1, 2.0];
+const BUSY: [f64; 2] = [0.9, 1.1];
+
+/// `what` varied, at each of the loads.
+fn rows(loads: &[f64], what: impl IntoIterator<Item = (String, Scenario)>) -> Vec<(String, Scenario)> {
+    let at = |(label, scenario): (String, Scenario)| {
+        loads.iter().map(move |load| {
+            let scenario = Scenario { load: *load, ..scenario };
+            (format!("{label} {:.0} %", load * 100.0), scenario)
+        })
+    };
+    what.into_iter().flat_map(at).collect()
+}
+
+fn base(pool: Pool) -> Scenario {
+    Scenario::base(pool, 1.0)
+}
+
+fn eight() -> Scenario {
+    base(Pool::Unequal(8))
+}
+
+fn table(
+    name: &'static str,
+    title: &'static str,
+    policies: &'static [&'static str],
+    rows: Vec<(String, Scenario)>,
+) -> Table {
+    Table { name, title, policies, rows }
+}
+
+/// All of them, in the order of selection.md.
+pub(crate) fn tables() -> Vec<Table> {
+    let sizes = [3, 30, 200].map(|count| (format!("N={count}"), base(Pool::Unequal(count))));
+    let replicas =
+        [1, 4, 8, 16].map(|replicas| (format!("{replicas} replicas"), Scenario { replicas, ..eight() }));
+    let caches = [8, 30].map(|count| (format!("N={count}"), base(Pool::Unequal(count))));
+    vec![
+        table("base", "8 unequal quotas", &POLICIES, rows(&LOADS, [("N=8".to_owned(), eight())])),
+        table(
+            "article",
+            "the article's pool, 3 x 30k",
+            &POLICIES,
+            rows(&LOADS, [("3x30k".to_owned(), base(Pool::Article))]),
+        ),
+        table("sizes", "number of backends", &FEW, rows(&BUSY, sizes)),
+        table("replicas", "replicas that share nothing", &FEW, rows(&[1.1], replicas)),
+        table("caches", "prompt caches", &["sidestep", "samples"], rows(&[0.5, 0.7, 0.9], caches)),
+        table(
+            "provisioned",
+            "2 provisioned first, 6 behind them",
+            &FEW,
+            rows(&[0.5, 0.9, 1.1], [("2+6".to_owned(), base(Pool::Provisioned))]),
+        ),
+        table("windows", "kinds of quota window", &FEW, rows(&BUSY, windows())),
+        table("headers", "what the headers tell", &["sidestep", "samples"], rows(&BUSY, headers())),
+        table("odd", "odd requests and estimates", &FEW, odd()),
+        table("faults", "the largest of 8 is ill, at 50 %", &FEW, rows(&[0.5], faults())),
+    ]
+}
+
+fn windows() -> impl Iterator<Item = (String, Scenario)> {
+    let windows = [Window::Aligned, Window::Anchored, Window::Sliding, Window::Bucket];
+    windows.into_iter().map(|window| (format!("{window:?}"), Scenario { window, ..eight() }))
+}
+
+fn headers() -> impl Iterator<Item = (String, Scenario)> {
+    let headers = [
+        Headers::None,
+        Headers::Half,
+        Headers::Stale,
+        Headers::MinusOne,
+        Headers::OnlyReset,
+        Headers::NoTiming,
+    ];
+    headers.into_iter().map(|headers| (format!("{headers:?}"), Scenario { headers, ..eight() }))
+}
+
+fn odd() -> Vec<(String, Scenario)> {
+    let odd = |label: &str, pool, oddities| (label.to_owned(), Scenario { oddities, ..base(pool) });
+    let none = Oddities::NONE;
+    let images = Oddities { images: 0.05, ..none };
+    let mut all = rows(
+        &[0.5, 0.9],
+        [odd("images 3x30k", Pool::Article, images), odd("images N=8", Pool::Unequal(8), images)],
+    );
+    all.extend(rows(
+        &BUSY,
+        [
+            odd("poison 1 %", Pool::Unequal(8), Oddities { poison: 0.01, ..none }),
+            odd("estimate x0.3", Pool::Unequal(8), Oddities { estimate: 0.3, ..none }),
+            odd("estimate x4", Pool::Unequal(8), Oddities { estimate: 4.0, ..none }),
+        ],
+    ));
+    all
+}
+
+fn faults() -> impl Iterator<Item = (String, Scenario)> {
+    let faults = [
+        ("500s, 3 min", Fault::Errors { seconds: 180.0, share: 1.0 }),
+        ("30 % 500s, 6 min", Fault::Errors { seconds: 360.0, share: 0.3 }),
+        ("hangs, 3 min", Fault::Hangs { seconds: 180.0, share: 1.0 }),
+        ("20 % hang, 6 min", Fault::Hangs { seconds: 360.0, share: 0.2 }),
+        ("8x slow", Fault::Slow),
+    ];
+    faults.into_iter().map(|(label, fault)| (label.to_owned(), Scenario { fault: Some(fault), ..eight() }))
+}

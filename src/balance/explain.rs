@@ -1,0 +1,202 @@
+//! Who would serve a request now, in what order, and why each other would not: the choice, looked at and not made.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::choosing::{self, Able, Together};
+use super::standing::{Candidate, Standing, View};
+
+/// The choice for one request at one moment. Displays as one line for each backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// Every backend of the settings: those that would serve first, as they would be tried, then the others.
+    pub backends: Vec<Explained>,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explained {
+    /// Its position in the settings.
+    pub backend: usize,
+    /// Name.
+    pub name: Arc<str>,
+    /// Lower is used first.
+    pub priority: u32,
+    /// Whether, and as what, it would serve.
+    pub turn: Turn,
+}
+
+/// What a backend is to a request. Displays as a few words.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Turn {
+    /// First: the conversation is at home there.
+    Home,
+    /// First or, after a conversation's home, next: drawn from the first priority group that has room.
+    Drawn {
+        /// How likely, from 0 to 1.
+        chance: f64,
+    },
+    /// It has room, and is used when the groups before have none.
+    Spillover,
+    /// Only if no other has room.
+    Last(Obstacle),
+    /// Not now.
+    Not(Obstacle),
+}
+
+/// What keeps a request from a backend. Displays as a few words.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Obstacle {
+    /// It has not answered for a while.
+    Silent,
+    /// What is left of its minute is too little.
+    Full {
+        /// Until it fits.
+        remaining: Duration,
+    },
+    /// The request seems larger than its whole quota.
+    TooSmall,
+    /// Throttled.
+    Cooling {
+        /// Until it admits again.
+        remaining: Duration,
+    },
+    /// It failed.
+    Resting {
+        /// Until its probe.
+        remaining: Duration,
+    },
+    /// Its probe has not answered yet.
+    Probing,
+    /// Requests of this size are kept away by what it answered to one.
+    TooLarge,
+    /// It rejects our credential for this kind of operation.
+    Refused,
+    /// It does not have the deployment.
+    Absent,
+    /// Its deployment does not do the operation.
+    Unsupported,
+    /// We have no credential for it yet.
+    NoCredential,
+    /// Drained, or beyond the caller's lowest priority.
+    OutOfUse,
+    /// The deployment is not in its settings.
+    Unserved,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |remaining: &Duration| remaining.as_secs_f64();
+        match self {
+            Self::Silent => f.write_str("silent"),
+            Self::Full { remaining } => write!(f, "full for {:.1} s", seconds(remaining)),
+            Self::TooSmall => f.write_str("the request is larger than its quota"),
+            Self::Cooling { remaining } => write!(f, "cooling for {:.1} s", seconds(remaining)),
+            Self::Resting { remaining } => write!(f, "resting for {:.1} s", seconds(remaining)),
+            Self::Probing => f.write_str("being probed"),
+            Self::TooLarge => f.write_str("requests of this size are kept away"),
+            Self::Refused => f.write_str("refuses our credential"),
+            Self::Absent => f.write_str("does not have the deployment"),
+            Self::Unsupported => f.write_str("does not do the operation"),
+            Self::NoCredential => f.write_str("has no credential yet"),
+            Self::OutOfUse => f.write_str("out of use"),
+            Self::Unserved => f.write_str("does not serve the deployment"),
+        }
+    }
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Home => f.write_str("first: the conversation is at home there"),
+            Self::Drawn { chance } => write!(f, "drawn with {:.0} %", chance * 100.0),
+            Self::Spillover => f.write_str("spillover"),
+            Self::Last(obstacle) => write!(f, "last: {obstacle}"),
+            Self::Not(obstacle) => write!(f, "not now: {obstacle}"),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.backends.iter().try_for_each(|explained| {
+            writeln!(f, "{} (priority {}): {}", explained.name, explained.priority, explained.turn)
+        })
+    }
+}
+
+/// What [`super::Pool::explain`] does.
+pub(super) fn explain(view: View<'_>) -> Explanation {
+    let mut backends = Vec::with_capacity(view.backends.len());
+    let mut able = Vec::new();
+    let mut first = true;
+    for group in view.groups {
+        choosing::gather(view, group, &mut able);
+        if !able.is_empty() {
+            take_turns(view, &able, first, &mut backends);
+            first = false;
+        }
+    }
+    let members = view.groups.iter().flat_map(|group| group.members.iter().copied());
+    let others = members.filter(|index| !backends.iter().any(|explained| explained.backend == *index));
+    let mut others: Vec<Explained> =
+        others.map(|index| explained(view, index, turn(view, index, first))).collect();
+    // What is asked in the last resort stands before what is not.
+    others.sort_by_key(|explained| matches!(explained.turn, Turn::Not(_)));
+    backends.extend(others);
+    Explanation { backends }
+}
+
+fn take_turns(view: View<'_>, able: &[Able], first: bool, backends: &mut Vec<Explained>) {
+    let all = Together::of(able);
+    let total: f64 = able.iter().map(|able| able.weight(all)).sum();
+    let home = view.ask.conversation.and_then(|conversation| choosing::home(conversation, able, all));
+    let mut order: Vec<(usize, f64, bool)> =
+        able.iter().map(|able| (able.index, able.weight(all) / total, able.silent)).collect();
+    let is_home = |index: usize| Some(index) == home;
+    order.sort_by(|one, two| is_home(two.0).cmp(&is_home(one.0)).then(two.1.total_cmp(&one.1)));
+    for (index, chance, silent) in order {
+        let turn = match (first, silent) {
+            (_, true) => Turn::Last(Obstacle::Silent),
+            (true, false) if is_home(index) => Turn::Home,
+            (true, false) => Turn::Drawn { chance },
+            (false, false) => Turn::Spillover,
+        };
+        backends.push(explained(view, index, turn));
+    }
+}
+
+fn explained(view: View<'_>, index: usize, turn: Turn) -> Explained {
+    let settings = &view.backends[index].settings;
+    Explained { backend: index, name: Arc::clone(&settings.name), priority: settings.priority, turn }
+}
+
+/// Of one that would not serve.
+fn turn(view: View<'_>, index: usize, nothing_admits: bool) -> Turn {
+    let candidate = view.backends.get(index).and_then(|backend| {
+        let lane = view.lanes.get(view.ways.get(index)?.as_ref()?.lane)?;
+        Some(Candidate { index, backend, lane })
+    });
+    let Some(candidate) = candidate else { return Turn::Not(Obstacle::Unserved) };
+    let remaining = |until: Instant| until.saturating_duration_since(view.now);
+    let obstacle = match view.standing(&candidate) {
+        Standing::Admits | Standing::ProbeDue => return Turn::Last(Obstacle::Silent),
+        Standing::Full { until, .. } => Obstacle::Full { remaining: remaining(until) },
+        Standing::TooSmall => Obstacle::TooSmall,
+        Standing::Cooling { until } => Obstacle::Cooling { remaining: remaining(until) },
+        Standing::Resting { until } => Obstacle::Resting { remaining: remaining(until) },
+        Standing::Probing => Obstacle::Probing,
+        Standing::TooLarge => Obstacle::TooLarge,
+        Standing::Refused => Obstacle::Refused,
+        Standing::Absent => Obstacle::Absent,
+        Standing::Unsupported => Obstacle::Unsupported,
+        Standing::NoCredential => Obstacle::NoCredential,
+        Standing::OutOfUse => Obstacle::OutOfUse,
+    };
+    // Where nothing admits, these are asked all the same.
+    match obstacle {
+        Obstacle::Resting { .. } | Obstacle::TooSmall if nothing_admits => Turn::Last(obstacle),
+        _ => Turn::Not(obstacle),
+    }
+}

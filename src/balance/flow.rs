@@ -1,0 +1,136 @@
+//! What one deployment serves, and who was sent away and will be back: the queue of returns.
+//!
+//! | name | unit | meaning | written by |
+//! |---|---|---|---|
+//! | `served`, `served_at` | requests a second | good answers lately | answer |
+//! | `charge` | tokens | what a request is charged, on average | answer |
+//! | `queue`, `queue_at` | callers | told to come back, and not yet due | refusal |
+//!
+//! ```text
+//! answer     served fades with 30 s, then + 1 / 30 s
+//! rate       0.5 · max(served, Σ limit / (60 s · charge)); limits unknown: there is no queue
+//! refusal    queue −= rate · time since the last refusal
+//!            place = queue / rate; beyond 59 s: any moment from 30 to 59 s, else queue += 1
+//! told       max(recovery of a lane drawn by quota + U(0, min(1 s, recovery)), place), at most 59 s
+//! ```
+//!
+//! The floor under `rate` is for pools that were idle: without it the second of a burst would be told 50 s.
+//!
+//! Worth (selection.md 3): callers failing at 90/110 % load 1.9/8.7 % (all told the soonest moment) → 0.0/3.7 %.
+//! ρ = 0.5 promises half of what is served to those who return; the other half is for those who come first. ρ = 1 waits
+//! less and fails more where quotas slide.
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+/// How long what was served counts, in seconds.
+const LATELY: f64 = 30.0;
+
+/// The share of the rate that is promised to callers who return.
+const RHO: f64 = 0.5;
+
+/// How much the newest request counts in the mean charge.
+const NEWEST: f64 = 1.0 / 16.0;
+
+/// Never told more: every SDK honours less than 60 s, and 60 itself is ignored by some (azure-openai.md 5.1).
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(59);
+
+/// Who stands further back than the longest wait is spread from here on.
+const BEYOND: f64 = 30.0;
+
+/// The head of this file says it all.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    served: f64,
+    served_at: Option<Instant>,
+    charge: Option<f64>,
+    queue: f64,
+    queue_at: Option<Instant>,
+}
+
+impl Flow {
+    /// A good answer to a request of so many tokens.
+    pub(super) fn answered(&mut self, now: Instant, charge: f64) {
+        self.served = self.served(now) + 1.0 / LATELY;
+        self.served_at = Some(now);
+        let mean = self.charge.unwrap_or(charge);
+        self.charge = Some(mean + NEWEST * (charge - mean));
+    }
+
+    /// Good answers a second, lately.
+    fn served(&self, now: Instant) -> f64 {
+        let Some(at) = self.served_at else { return 0.0 };
+        self.served * (-now.saturating_duration_since(at).as_secs_f64() / LATELY).exp()
+    }
+
+    /// A caller of a request of `charge` tokens is sent away: how long until its turn, where lanes of together
+    /// `limits` tokens a minute serve the deployment. It takes its place in the queue.
+    pub(super) fn place(&mut self, now: Instant, limits: f64, charge: f64, rng: &mut Rng) -> Duration {
+        if limits <= 0.0 {
+            return Duration::ZERO;
+        }
+        let charge = self.charge.unwrap_or(charge).max(1.0);
+        let rate = RHO * self.served(now).max(limits / (60.0 * charge));
+        let passed = self.queue_at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        self.queue = (self.queue - rate * passed).max(0.0);
+        self.queue_at = Some(now);
+        let place = self.queue / rate;
+        let longest = LONGEST_WAIT.as_secs_f64();
+        if place > longest {
+            return Duration::from_secs_f64(BEYOND + rng.f64() * (longest - BEYOND));
+        }
+        self.queue += 1.0;
+        Duration::from_secs_f64(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::tests::{seconds, start};
+
+    /// 60,000 tokens a minute and 1,000 a request: one a second, half of it promised.
+    fn place(flow: &mut Flow, now: Instant) -> Duration {
+        flow.place(now, 60_000.0, 1_000.0, &mut Rng::with_seed(7))
+    }
+
+    #[test]
+    fn each_caller_sent_away_is_told_its_turn() {
+        let (mut flow, now) = (Flow::default(), start());
+        let places: Vec<_> = (0..4).map(|_| place(&mut flow, now).as_secs()).collect();
+        assert_eq!(places, [0, 2, 4, 6]);
+        assert_eq!(place(&mut flow, now + seconds(4)).as_secs(), 4, "two have been served since");
+        assert_eq!(place(&mut flow, now + seconds(300)).as_secs(), 0);
+    }
+
+    #[test]
+    fn beyond_the_longest_wait_callers_are_spread_and_take_no_place() {
+        let (mut flow, now) = (Flow::default(), start());
+        for _ in 0..500 {
+            let place = place(&mut flow, now);
+            assert!(place <= LONGEST_WAIT, "{place:?}");
+        }
+        assert!(place(&mut flow, now + seconds(61)).is_zero(), "500 stood in line where 30 fit");
+    }
+
+    #[test]
+    fn what_was_served_lately_counts_where_it_is_more_than_the_limits_say() {
+        let (mut flow, now) = (Flow::default(), start());
+        for tenth in 0..3_000 {
+            flow.answered(now + Duration::from_millis(100 * tenth), 1_000.0);
+        }
+        let now = now + seconds(300);
+        let places: Vec<_> = (0..11).map(|_| place(&mut flow, now)).collect();
+        let last = places[10].as_secs_f64();
+        assert!((1.9..2.1).contains(&last), "10 a second were served, 5 are promised: {last}");
+    }
+
+    #[test]
+    fn without_known_limits_there_is_no_queue() {
+        let mut flow = Flow::default();
+        for _ in 0..50 {
+            assert!(flow.place(start(), 0.0, 1_000.0, &mut Rng::with_seed(7)).is_zero());
+        }
+    }
+}
