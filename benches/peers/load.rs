@@ -4,8 +4,9 @@
 //! beside itself. Only loopback; every mode ends by itself.
 //!
 //! ```text
-//! peers_load upstream --ports 9001,9002,9003 [--throttled 9001] [--retry-after-ms 1000] --seconds 600
-//! peers_load load   --port 8080 --connections 64 --seconds 5 [--rate 200] [--path P] [--key K]
+//! peers_load upstream --ports 9001,9002,9003 [--throttled 9001] [--retry-after-ms 1000] [--tls DIR] --seconds 600
+//! peers_load certificate --folder DIR                               for --tls, of `localhost`; and whom to trust
+//! peers_load load   --port 8080 --connections 64 --seconds 5 [--rate 200] [--bytes 200000] [--path P] [--key K]
 //! peers_load stream --port 8080 --connections 100 --seconds 5       events of open streams
 //! peers_load hold   --port 8080 --connections 1000 --seconds 20     streams that stay silent after one event
 //! ```
@@ -14,14 +15,20 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 const HEADERS: &str = "content-type: application/json\r\ndate: Wed, 25 Nov 2026 02:00:00 GMT\r\n\
     apim-request-id: 2f0c7f6e-0a51-4bd8-8d8f-0d8f5b0f8a11\r\nazureml-model-session: d042-20261110\r\n\
@@ -40,6 +47,7 @@ type Options = HashMap<String, String>;
 
 #[derive(Default)]
 struct Counters {
+    connections: Cell<u64>,
     answered: Cell<u64>,
     throttled: Cell<u64>,
 }
@@ -60,8 +68,9 @@ fn answer_body() -> String {
     .to_string()
 }
 
-fn request_body(extra: &str) -> String {
-    let text = "Tell me about load balancing in one sentence. ".repeat(30);
+fn request_body(bytes: usize, extra: &str) -> String {
+    const SENTENCE: &str = "Tell me about load balancing in one sentence. ";
+    let text = SENTENCE.repeat(bytes / SENTENCE.len());
     format!(
         r#"{{"messages":[{{"role":"user","content":"{text}"}}],"model":"gpt-4o","max_tokens":200{extra}}}"#
     )
@@ -85,7 +94,7 @@ fn status_of(buffer: &[u8]) -> u16 {
 }
 
 /// Reads until a whole head stands at the beginning of `buffer`; its length, or `None` at the end of the stream.
-async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
     loop {
         if let Some(end) = find(buffer, b"\r\n\r\n") {
             return Ok(Some(end + 4));
@@ -96,7 +105,11 @@ async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<O
     }
 }
 
-async fn read_until(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: usize) -> io::Result<()> {
+async fn read_until<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+    length: usize,
+) -> io::Result<()> {
     while buffer.len() < length {
         if stream.read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -107,7 +120,10 @@ async fn read_until(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: usize)
 
 /// Reads the body of one request or answer, of known length or in chunks, and removes it all from `buffer`. Tells
 /// whether a request asks for a stream, and for one that stays silent.
-async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>, head: usize) -> io::Result<[bool; 2]> {
+async fn read_message<S>(stream: &mut S, buffer: &mut Vec<u8>, head: usize) -> io::Result<[bool; 2]>
+where
+    S: AsyncRead + Unpin,
+{
     let text = std::str::from_utf8(&buffer[..head]).unwrap_or_default();
     let length = header(text, "content-length").map(|value| value.parse::<usize>().expect("a whole number"));
     let end = if length.is_none()
@@ -161,11 +177,17 @@ impl Upstream {
         }
     }
 
-    async fn connection(self: Rc<Self>, mut stream: TcpStream, throttled: bool) -> io::Result<()> {
+    async fn connection<S>(self: Rc<Self>, mut stream: S, throttled: bool) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut buffer = Vec::with_capacity(8 * 1024);
         while let Some(head) = read_head(&mut stream, &mut buffer).await? {
             if buffer.starts_with(b"GET /counters") {
-                let body = json!({ "answered": self.counters.answered.get(), "throttled": self.counters.throttled.get() });
+                let Counters { connections, answered, throttled } = &self.counters;
+                let body = json!({
+                    "connections": connections.get(), "answered": answered.get(), "throttled": throttled.get()
+                });
                 let body = body.to_string();
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -189,7 +211,7 @@ impl Upstream {
     }
 
     /// Events until the caller leaves; with `hold` one event, then silence.
-    async fn events(&self, mut stream: TcpStream, hold: bool) -> io::Result<()> {
+    async fn events<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, hold: bool) -> io::Result<()> {
         stream.write_all(self.stream_head.as_bytes()).await?;
         let chunk = format!("{:x}\r\n{EVENT}\r\n", EVENT.len());
         stream.write_all(chunk.as_bytes()).await?;
@@ -206,20 +228,59 @@ impl Upstream {
     }
 }
 
+/// Writes `certificate.pem` and `key.pem` of `localhost`, and `authority.pem`, whom to trust.
+fn write_certificate(folder: &Path) -> io::Result<()> {
+    let made = || -> Result<_, rcgen::Error> {
+        let key = rcgen::KeyPair::generate()?;
+        let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
+        // Of the same name as the certificate's own it would look self-signed.
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "benches/peers");
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = parameters.self_signed(&key)?;
+        let issuer = rcgen::Issuer::new(parameters, key);
+        let key = rcgen::KeyPair::generate()?;
+        let certificate =
+            rcgen::CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &issuer)?;
+        Ok((authority.pem(), certificate.pem(), key.serialize_pem()))
+    };
+    let (authority, certificate, key) = made().map_err(io::Error::other)?;
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("authority.pem"), authority)?;
+    std::fs::write(folder.join("certificate.pem"), certificate)?;
+    std::fs::write(folder.join("key.pem"), key)
+}
+
+fn acceptor(folder: &Path) -> io::Result<TlsAcceptor> {
+    let certificate =
+        CertificateDer::from_pem_file(folder.join("certificate.pem")).map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).map_err(io::Error::other)?;
+    let settings = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+    Ok(TlsAcceptor::from(Arc::new(settings.map_err(io::Error::other)?)))
+}
+
 async fn serve_upstream(options: &Options) -> io::Result<()> {
     let upstream = Rc::new(Upstream::new(number(options, "retry-after-ms", 1_000)));
     let throttled: Vec<&str> =
         options.get("throttled").map(|ports| ports.split(',').collect()).unwrap_or_default();
+    let tls = options.get("tls").map(|folder| acceptor(Path::new(folder))).transpose()?;
     for port in options.get("ports").expect("--ports is given").split(',') {
         let refuses = throttled.contains(&port);
         let listener = TcpListener::bind(("127.0.0.1", port.parse().expect("a port"))).await?;
-        let upstream = Rc::clone(&upstream);
+        let (upstream, tls) = (Rc::clone(&upstream), tls.clone());
         tokio::task::spawn_local(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 drop(stream.set_nodelay(true));
+                let (upstream, tls) = (Rc::clone(&upstream), tls.clone());
+                let connections = &upstream.counters.connections;
+                connections.set(connections.get() + 1);
                 // A peer that leaves ends its connection only.
-                tokio::task::spawn_local(Rc::clone(&upstream).connection(stream, refuses));
+                tokio::task::spawn_local(async move {
+                    match tls {
+                        Some(tls) => upstream.connection(tls.accept(stream).await?, refuses).await,
+                        None => upstream.connection(stream, refuses).await,
+                    }
+                });
             }
         });
     }
@@ -275,7 +336,8 @@ struct Plan {
 
 impl Plan {
     fn new(options: &Options, connections: u64, extra: &str) -> Self {
-        let body = request_body(extra);
+        let bytes = usize::try_from(number(options, "bytes", 1_400)).expect("a size");
+        let body = request_body(bytes, extra);
         let path = options
             .get("path")
             .map_or("/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21", |path| path);
@@ -426,10 +488,16 @@ fn main() -> io::Result<()> {
     tokio::task::LocalSet::new().block_on(&runtime, async {
         match mode.as_str() {
             "upstream" => serve_upstream(&options).await?,
+            "certificate" => {
+                write_certificate(Path::new(options.get("folder").expect("--folder is given")))?;
+                say("{}");
+            }
             "load" => load(&options).await,
             "stream" => streams(&options, false).await,
             "hold" => streams(&options, true).await,
-            _ => say("peers_load upstream|load|stream|hold --option value …; see benches/peers/run"),
+            _ => say(
+                "peers_load upstream|certificate|load|stream|hold --option value …; see benches/peers/run",
+            ),
         }
         Ok(())
     })
