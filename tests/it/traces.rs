@@ -21,9 +21,11 @@ use prost::Message as _;
 use sidestep::simulator::Fault;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use super::fixture::backend::PlayedBackend;
 use super::fixture::caller::post;
+use super::fixture::tls::Authority;
 use super::fixture::{
     CHAT, QUESTION, RESPONSE_STREAMED, RESPONSES, STREAMED, Scene, Stage, eventually, within,
 };
@@ -324,6 +326,32 @@ async fn off_sends_nothing_and_names_no_trace() {
     stage.balancer.drain();
     eventually("the end", || stage.balancer.ended()).await;
     assert_eq!(collector.got.lock().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_receiver_behind_tls_is_trusted_by_the_ca_file_of_the_backends() {
+    let authority = Authority::new();
+    let pair = authority.issue(&["localhost"]);
+    let acceptor = TlsAcceptor::from(Arc::new(pair.server(&["http/1.1"])));
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, authority.pem()).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let collector = Collector::at(listener.local_addr().unwrap());
+    let serving = collector.clone();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            if let Ok(socket) = acceptor.accept(socket).await {
+                tokio::spawn(serving.clone().serve(socket));
+            }
+        }
+    });
+    let stage = Scene::of([("west", 1)])
+        .toml(&format!("[upstream]\nca_file = \"{}\"", ca_file.display()))
+        .toml(&format!("[traces]\nendpoint = \"https://localhost:{}\"", collector.address.port()))
+        .start();
+    assert_eq!(stage.chat().await.status, 200);
+    assert_eq!(collector.trace().await.1.len(), 1);
 }
 
 #[tokio::test]
