@@ -54,7 +54,6 @@ pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Pr
     if callers.anonymous && !listen.ip().is_loopback() {
         notes.push(format!("unsafe: anonymous callers are admitted, so whoever reaches {listen} may call"));
     }
-    let traces = traces::resolve(raw.traces, environment, &mut notes);
     Settings {
         listen,
         admin_listen,
@@ -85,7 +84,7 @@ pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Pr
             level: value_or(raw.log.level.as_ref(), defaults::log().level),
             format: value_or(raw.log.format.as_ref(), defaults::log().format),
         },
-        traces,
+        traces: traces::resolve(raw.traces, environment, &mut notes),
         notes,
     }
 }
