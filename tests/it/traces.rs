@@ -27,7 +27,7 @@ use super::fixture::backend::{EVENTS, PlayedBackend, answer, chunk};
 use super::fixture::caller::post;
 use super::fixture::tls::Authority;
 use super::fixture::{
-    CHAT, Caller, QUESTION, RESPONSE_STREAMED, RESPONSES, STREAMED, Scene, Stage, eventually, key_of,
+    Answer, CHAT, Caller, QUESTION, RESPONSE_STREAMED, RESPONSES, STREAMED, Scene, Stage, eventually, key_of,
     settings, within,
 };
 use super::process::Running;
@@ -127,6 +127,15 @@ fn map(attributes: &[KeyValue]) -> BTreeMap<&str, String> {
     attributes.iter().map(|fact| (fact.key.as_str(), shown(fact))).collect()
 }
 
+/// The span has these attributes, among others.
+#[track_caller]
+fn assert_facts<const N: usize>(span: &Span, expected: [(&str, &str); N]) {
+    let facts = map(&span.attributes);
+    for (key, value) in expected {
+        assert_eq!(facts.get(key).map(String::as_str), Some(value), "{key} in {facts:?}");
+    }
+}
+
 fn hex(id: &[u8]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -135,80 +144,46 @@ fn traced(scene: Scene, collector: &Collector) -> Stage {
     scene.toml(&collector.settings("1.0")).start()
 }
 
-#[tokio::test]
-async fn a_failover_is_two_attempts_under_one_request() {
-    let collector = Collector::listen().await;
+/// West throttles, east answers.
+async fn failed_over(collector: &Collector) -> (Stage, Answer) {
     let scene = Scene::of([("west", 1), ("east", 2)])
         .toml("[[callers.keys]]\nname = \"chat-app\"\nkey = \"key-of-the-chat-app\"");
-    let stage = traced(scene, &collector);
+    let stage = traced(scene, collector);
     stage.resource("west").fault(Fault::throttle_seconds(30));
     let mut request = post(CHAT, QUESTION);
     request.headers_mut().insert("api-key", "key-of-the-chat-app".parse().unwrap());
     let answer = stage.caller().send(request).await.whole().await;
     assert_eq!(answer.status, 200);
-    let id = answer.header("x-sidestep-request-id").unwrap();
+    (stage, answer)
+}
 
-    let (request, attempts) = collector.trace().await;
+#[tokio::test]
+async fn the_span_of_a_request_is_tied_to_answer_and_log() {
+    let collector = Collector::listen().await;
+    let (stage, answer) = failed_over(&collector).await;
+    let id = answer.header("x-sidestep-request-id").unwrap();
+    let (request, _) = collector.trace().await;
     assert_eq!(request.name, "POST /openai/deployments/{deployment}/chat/completions");
     assert_eq!((request.parent_span_id.len(), request.span_id.len(), request.trace_id.len()), (0, 8, 16));
     assert_eq!(request.status, None);
-    let facts = map(&request.attributes);
-    for (key, value) in [
-        ("http.request.method", "POST"),
-        ("http.route", "/openai/deployments/{deployment}/chat/completions"),
-        ("http.response.status_code", "200"),
-        ("sidestep.request_id", id),
-        ("sidestep.caller", "chat-app"),
-        ("sidestep.operation", "chat"),
-        ("sidestep.deployment", "gpt-4o"),
-        ("sidestep.backend", "east"),
-        ("sidestep.attempts", "2"),
-        ("sidestep.exhausted", "false"),
-        ("sidestep.ended", "completed"),
-    ] {
-        assert_eq!(facts.get(key).map(String::as_str), Some(value), "{key} in {facts:?}");
-    }
-    assert!(!facts.contains_key("error.type"), "{facts:?}");
-
-    let [west, east] = attempts.try_into().unwrap();
-    for span in [&west, &east] {
-        assert_eq!((&span.trace_id, &span.parent_span_id), (&request.trace_id, &request.span_id));
-        assert_eq!((span.kind, span.name.as_str()), (SpanKind::Client as i32, "chat gpt-4o"));
-        assert!(request.start_time_unix_nano <= span.start_time_unix_nano);
-        assert!(span.start_time_unix_nano < span.end_time_unix_nano);
-        assert!(span.end_time_unix_nano <= request.end_time_unix_nano);
-        let facts = map(&span.attributes);
-        for (key, value) in [
-            ("gen_ai.operation.name", "chat"),
-            ("gen_ai.provider.name", "azure.ai.openai"),
-            ("gen_ai.request.model", "gpt-4o"),
-            ("server.address", "127.0.0.1"),
+    assert_facts(
+        &request,
+        [
+            ("http.request.method", "POST"),
+            ("http.route", "/openai/deployments/{deployment}/chat/completions"),
+            ("http.response.status_code", "200"),
             ("sidestep.request_id", id),
             ("sidestep.caller", "chat-app"),
-        ] {
-            assert_eq!(facts.get(key).map(String::as_str), Some(value), "{key} in {facts:?}");
-        }
-    }
-    assert!(west.end_time_unix_nano <= east.start_time_unix_nano);
-    let (first, second) = (map(&west.attributes), map(&east.attributes));
-    assert_eq!((first["sidestep.verdict"].as_str(), first["error.type"].as_str()), ("throttled", "429"));
-    assert_eq!(
-        (first["sidestep.backend"].as_str(), first["http.response.status_code"].as_str()),
-        ("west", "429")
+            ("sidestep.operation", "chat"),
+            ("sidestep.deployment", "gpt-4o"),
+            ("sidestep.backend", "east"),
+            ("sidestep.attempts", "2"),
+            ("sidestep.exhausted", "false"),
+            ("sidestep.ended", "completed"),
+        ],
     );
-    assert_eq!(west.status.unwrap().code, 2);
-    assert!(!first.contains_key("gen_ai.usage.input_tokens"), "{first:?}");
-    assert_eq!(
-        (second["sidestep.verdict"].as_str(), second["sidestep.backend"].as_str()),
-        ("served", "east")
-    );
-    assert_eq!(second["http.request.resend_count"], "1");
-    assert_eq!(east.status, None);
-    let usage = &answer.json()["usage"];
-    assert_eq!(second["gen_ai.usage.input_tokens"], usage["prompt_tokens"].to_string());
-    assert_eq!(second["gen_ai.usage.output_tokens"], usage["completion_tokens"].to_string());
+    assert!(!map(&request.attributes).contains_key("error.type"));
 
-    // One id ties answer, log and trace together.
     let trace_id = hex(&request.trace_id);
     assert!(trace_id.ends_with(id), "{trace_id} {id}");
     let log = stage.log();
@@ -219,6 +194,57 @@ async fn a_failover_is_two_attempts_under_one_request() {
     let head = &got[0].0;
     assert_eq!((head.method.as_str(), head.uri.path()), ("POST", "/v1/traces"));
     assert_eq!(head.headers["content-type"], "application/x-protobuf");
+}
+
+#[tokio::test]
+async fn a_failover_is_two_attempts_under_one_request() {
+    let collector = Collector::listen().await;
+    let (_stage, answer) = failed_over(&collector).await;
+    let id = answer.header("x-sidestep-request-id").unwrap();
+    let (request, attempts) = collector.trace().await;
+    let [west, east] = attempts.try_into().unwrap();
+    for span in [&west, &east] {
+        assert_eq!((&span.trace_id, &span.parent_span_id), (&request.trace_id, &request.span_id));
+        assert_eq!((span.kind, span.name.as_str()), (SpanKind::Client as i32, "chat gpt-4o"));
+        assert!(request.start_time_unix_nano <= span.start_time_unix_nano);
+        assert!(span.start_time_unix_nano < span.end_time_unix_nano);
+        assert!(span.end_time_unix_nano <= request.end_time_unix_nano);
+        assert_facts(
+            span,
+            [
+                ("gen_ai.operation.name", "chat"),
+                ("gen_ai.provider.name", "azure.ai.openai"),
+                ("gen_ai.request.model", "gpt-4o"),
+                ("server.address", "127.0.0.1"),
+                ("sidestep.request_id", id),
+                ("sidestep.caller", "chat-app"),
+            ],
+        );
+    }
+    assert!(west.end_time_unix_nano <= east.start_time_unix_nano);
+    assert_facts(
+        &west,
+        [
+            ("sidestep.backend", "west"),
+            ("sidestep.verdict", "throttled"),
+            ("http.response.status_code", "429"),
+            ("error.type", "429"),
+        ],
+    );
+    assert!(!map(&west.attributes).contains_key("gen_ai.usage.input_tokens"));
+    let code = |span: &Span| span.status.as_ref().map(|status| status.code);
+    assert_eq!((code(&west), code(&east)), (Some(2), None));
+    let usage = |kind: &str| answer.json()["usage"][kind].to_string();
+    assert_facts(
+        &east,
+        [
+            ("sidestep.backend", "east"),
+            ("sidestep.verdict", "served"),
+            ("http.request.resend_count", "1"),
+            ("gen_ai.usage.input_tokens", &usage("prompt_tokens")),
+            ("gen_ai.usage.output_tokens", &usage("completion_tokens")),
+        ],
+    );
 }
 
 #[tokio::test]
