@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::certificate::{ListenerCertificate, sentence};
+use super::traces::{LONGEST_END, Sending};
 use crate::admin::status::{BackendStatus, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus};
 use crate::admin::{Admin, Doors};
 use crate::balance::{Pool, PoolSnapshot};
@@ -36,6 +37,7 @@ use crate::telemetry::log::{DirectiveProblem, Directives};
 use crate::telemetry::metrics::{Metrics, PoolGauges};
 use crate::telemetry::request_id::RequestIds;
 use crate::telemetry::sink::Sink;
+use crate::telemetry::traces::Spans;
 use crate::telemetry::{change, clock};
 
 /// Connections that may wait to be accepted.
@@ -117,6 +119,7 @@ enum Order {
 struct View {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+    spans: Arc<Spans>,
     sink: Sink,
     started: Instant,
     listen: SocketAddr,
@@ -180,7 +183,7 @@ impl View {
     }
 
     fn metrics(&self) -> String {
-        self.metrics.render(PoolGauges::from(&self.pool()), self.sink.dropped())
+        self.metrics.render(PoolGauges::from(&self.pool()), (self.sink.dropped(), self.spans.dropped()))
     }
 
     fn set_drained(&self, name: &str, drained: bool) -> bool {
@@ -233,6 +236,7 @@ impl Balancer {
         let view = View {
             shared,
             metrics: Arc::new(Metrics::new()),
+            spans: Arc::new(Spans::new(fastrand::u64(..))),
             sink,
             started: clock::now(),
             listen,
@@ -250,12 +254,15 @@ impl Balancer {
                 RequestIds::new(seed, worker),
                 AccessLog::new(of_workers.sink.clone(), format, &directives),
                 of_workers.metrics.worker(),
+                Arc::clone(&of_workers.spans),
             )
         })
         .map_err(StartError::Threads)?;
         let (orders, received) = mpsc::unbounded_channel();
         let admin_address = view.admin;
         let control = Control {
+            sending: Sending::new(Arc::clone(&view.spans)),
+            ends: None,
             view: view.clone(),
             token: settings.admin_token.clone(),
             settings,
@@ -409,6 +416,9 @@ struct Control {
     keeper: Keeper,
     callers: CallersKeys,
     tls: Tls,
+    sending: Sending,
+    /// When a drain's time is over.
+    ends: Option<Instant>,
 }
 
 /// What callers' tokens are checked with, kept fresh on the control thread.
@@ -454,10 +464,12 @@ impl Control {
                 operators = Some((admin, tokio::task::spawn_local(serving)));
             }
             self.callers.fetch(&self.tls);
+            self.sending.begin(&self.settings.traces, &self.tls);
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return false };
             self.keep_tokens();
             self.view.shared.health.set_listening();
             let asked = self.serve(listener, &mut orders).await;
+            self.send_last_spans(&mut orders).await;
             if let Some((admin, serving)) = operators {
                 // Pages hear the end as an end.
                 admin.end();
@@ -531,10 +543,14 @@ impl Control {
             }
         }
         self.view.shared.health.set_draining();
+        self.ends = Some(clock::now() + self.settings.drain_delay + self.settings.drain_timeout);
         tracing::info!(delay = %humantime::format_duration(self.settings.drain_delay), "draining");
         tokio::select! {
             () = self.drain(&stop, accepting) => tracing::info!("drained"),
-            () = aborted(orders) => tracing::warn!("stopped before the drain was through"),
+            () = aborted(orders) => {
+                self.ends = None;
+                tracing::warn!("stopped before the drain was through");
+            }
         }
         self.abort().await;
         true
@@ -544,6 +560,16 @@ impl Control {
     async fn abort(&self) {
         self.workers.stop(Stop::Abort);
         let _late = tokio::time::timeout(LAST_RECORDS, self.workers_ended()).await;
+    }
+
+    /// Within the drain's time; told to stop at once, within that of the last records.
+    async fn send_last_spans(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) {
+        let Some(ends) = self.ends else { return self.sending.finish(LAST_RECORDS).await };
+        let left = ends.saturating_duration_since(clock::now()).clamp(LAST_RECORDS, LONGEST_END);
+        tokio::select! {
+            () = self.sending.finish(left) => {}
+            () = aborted(orders) => {}
+        }
     }
 
     async fn workers_ended(&self) {
@@ -633,6 +659,7 @@ impl Control {
         self.keep_tokens();
         self.callers = CallersKeys { callers, fetching: self.callers.fetching.take() };
         self.callers.fetch(&self.tls);
+        self.sending.begin(&settings.traces, &self.tls);
         if let (Some(ours), Some((tls, loaded))) = (&self.view.certificate, certificate) {
             ours.take(tls, loaded);
         }

@@ -1,7 +1,7 @@
 //! Composition: settings become rooms, rooms become a running balancer. The only room that knows all others.
 //!
 //! `balancer` is the daemon as a value (start, look at, drain, wait), which `serve`, the demo, and the tests
-//! share, `certificate` its listener's; `commands` are the command line's verbs, `online` one of them; `demo` puts the simulator under it and callers before it.
+//! share, `certificate` its listener's; `commands` are the command line's verbs, `online` one of them; `demo` puts the simulator under it and callers before it; `traces` sends spans.
 //! No decision about a request is made here.
 
 pub mod balancer;
@@ -10,5 +10,6 @@ pub mod commands;
 mod demo;
 mod fetch;
 mod online;
+mod traces;
 
 pub use self::demo::{DemoOptions, demo};

@@ -247,6 +247,12 @@ impl Upstream {
         })
     }
 
+    /// Where it stands.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Whether an operator shall read why this failed: a cause that lies in names, certificates or TLS settings does
     /// not go away by itself. Each worker says so once a minute.
     pub fn is_worth_telling(&self, error: &SendError) -> bool {

@@ -36,6 +36,50 @@ const BARE: [&str; 22] = [
     "fine-tunes",
 ];
 
+/// What else stands in paths of the API.
+const WORDS: [&str; 37] = [
+    "openai",
+    "v1",
+    "deployments",
+    "completions",
+    "messages",
+    "input_items",
+    "input_tokens",
+    "compact",
+    "cancel",
+    "generations",
+    "edits",
+    "variations",
+    "speech",
+    "transcriptions",
+    "translations",
+    "content",
+    "parts",
+    "complete",
+    "search",
+    "file_batches",
+    "runs",
+    "steps",
+    "submit_tool_outputs",
+    "items",
+    "calls",
+    "client_secrets",
+    "sessions",
+    "transcription_sessions",
+    "jobs",
+    "events",
+    "checkpoints",
+    "permissions",
+    "pause",
+    "resume",
+    "output_items",
+    "remix",
+    "api",
+];
+
+/// No path of the API has more.
+const MOST_SEGMENTS: usize = 12;
+
 /// Longest deployment name, in characters (Azure's own limit).
 const DEPLOYMENT_LENGTH: usize = 64;
 
@@ -120,6 +164,31 @@ impl Route<'_> {
         query::upstream(self.query?, deployment_there)
     }
 
+    /// The path as it would stand in a list of paths: what is no word of the API is `{deployment}` or `{id}`.
+    pub fn template(&self) -> String {
+        let mut template = String::from(self.added);
+        let mut at = 0;
+        for count in 0.. {
+            let segment = segment(&self.path, at);
+            if segment.is_empty() {
+                break;
+            }
+            at = segment.end;
+            let word = &self.path[segment.clone()];
+            template.push('/');
+            template.push_str(match &self.deployment_at {
+                _ if count == MOST_SEGMENTS => "…",
+                Some(deployment) if *deployment == segment => "{deployment}",
+                _ if is_word(word) => word,
+                _ => "{id}",
+            });
+            if count == MOST_SEGMENTS {
+                break;
+            }
+        }
+        template
+    }
+
     /// The path after `/openai`, `v1` and `deployments/{d}`, as sent: `/responses/resp_1/cancel`.
     pub fn rest(&self) -> &str {
         &self.path[self.rest_at..]
@@ -194,6 +263,10 @@ pub fn is_deployment_name(name: &str) -> bool {
         && name.len() <= DEPLOYMENT_LENGTH
         && name.bytes().all(plain)
         && !matches!(name, "." | "..")
+}
+
+fn is_word(segment: &str) -> bool {
+    BARE.contains(&segment) || WORDS.contains(&segment)
 }
 
 /// Refuses what a service behind us might read in another way than we do.
@@ -383,6 +456,28 @@ mod tests {
         assert_eq!(route.upstream_path(Some("X")), "/openai/deployments/X/chat/completions");
         let route = at("/openai/deployments/openai/chat/completions").unwrap();
         assert_eq!(route.upstream_path(Some("X y")), "/openai/deployments/X%20y/chat/completions");
+    }
+
+    #[test]
+    fn the_template_of_a_path_holds_words_of_the_api_alone() {
+        for (path, template) in [
+            (
+                "/openai/deployments/gpt-4o/chat/completions",
+                "/openai/deployments/{deployment}/chat/completions",
+            ),
+            (
+                "/openai/deployments/chat/chat/completions",
+                "/openai/deployments/{deployment}/chat/completions",
+            ),
+            ("/chat/completions", "/openai/v1/chat/completions"),
+            ("/v1/responses/resp_1/cancel", "/openai/v1/responses/{id}/cancel"),
+            ("/openai/v1/files/a-secret/content/", "/openai/v1/files/{id}/content"),
+            ("/openai/brand_new", "/openai/{id}"),
+        ] {
+            assert_eq!(at(path).unwrap().template(), template, "{path}");
+        }
+        let long = at(&format!("/openai{}", "/x".repeat(1_000))).unwrap().template();
+        assert_eq!(long, format!("/openai{}/…", "/{id}".repeat(11)));
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Attempt<'_> {
         let sent = clock::now();
         let backend = self.number(ledger);
         if let Some(entry) = ledger {
-            entry.tries(backend);
+            entry.tries(sent, backend, self.edge, self.place.pick());
         }
         match waiting(ledger, self.exchange(understood, sent)).await {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
@@ -212,6 +212,9 @@ impl Attempt<'_> {
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
         let (head, mut answer) = response.into_parts();
+        if let Some(entry) = ledger {
+            entry.answered(head.status);
+        }
         if understood.socket
             && let Some(tunnel) = answer.take_tunnel()
         {

@@ -4,17 +4,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::request::Parts;
 use http::{Method, StatusCode};
 
 use super::edge::Edge;
 use super::error::ProxyError;
+use crate::balance::Pick;
 use crate::identity::limits::Turn;
 use crate::net::stop::{Ear, LocalStop};
-use crate::openai::Usage;
+use crate::openai::{Route, Usage};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNotes, Ended, Tokens};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::{InFlight, WorkerMetrics};
 use crate::telemetry::request_id::{RequestId, RequestIds};
+use crate::telemetry::traces::{Spans, Trace};
 
 /// Where one worker's records go.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ pub(super) struct Desk {
     pub(super) ids: RequestIds,
     pub(super) log: AccessLog,
     pub(super) metrics: WorkerMetrics,
+    pub(super) spans: Arc<Spans>,
     /// Told when a drain's time is over: what still streams is cut.
     pub(super) cut: LocalStop,
 }
@@ -34,6 +38,7 @@ pub(super) struct Ledger {
     /// Backends of later settings that it met, by name.
     later: Vec<Arc<str>>,
     pub(super) id: RequestId,
+    trace: Option<Box<Trace>>,
     method: Method,
     pub(super) caller: Option<Arc<str>>,
     /// What the caller's limits were charged.
@@ -60,15 +65,17 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn begin(desk: Rc<Desk>, edge: Rc<Edge>, method: Method) -> Self {
+    pub(super) fn begin(desk: Rc<Desk>, edge: Rc<Edge>, parts: &Parts) -> Self {
         let started = clock::now();
+        let id = desk.ids.next_id();
         Self {
-            id: desk.ids.next_id(),
+            id,
+            trace: desk.spans.begin(&parts.headers, id, started),
             _in_flight: desk.metrics.begin(),
             desk,
             edge,
             later: Vec::new(),
-            method,
+            method: parts.method.clone(),
             caller: None,
             turn: None,
             operation: "unknown",
@@ -120,15 +127,38 @@ impl Ledger {
         })
     }
 
-    /// An attempt begins.
-    pub(super) fn tries(&mut self, backend: usize) {
+    /// The path is understood.
+    pub(super) fn understood(&mut self, route: &Route<'_>) {
+        self.operation = route.operation.name;
+        if let Some(trace) = &mut self.trace {
+            trace.set_route(route.template());
+        }
+    }
+
+    /// An attempt begins; `backend` is its number in this record.
+    pub(super) fn tries(&mut self, now: Instant, backend: usize, edge: &Edge, pick: &Pick) {
         self.trying = Some(backend);
+        if let Some(trace) = &mut self.trace {
+            let origin = edge.backends[pick.backend].upstream.origin();
+            let model = pick.deployment_there.as_ref().or(self.deployment.as_ref()).map(Arc::clone);
+            trace.tries(now, (&origin.host, origin.port), model);
+        }
+    }
+
+    /// The backend's head is there.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        if let Some(trace) = &mut self.trace {
+            trace.answered(status.as_u16());
+        }
     }
 
     /// It has come to something.
     pub(super) fn tried(&mut self, backend: usize, verdict: &'static str) {
         self.trying = None;
         self.attempts.push(backend, verdict);
+        if let Some(trace) = &mut self.trace {
+            trace.tried(clock::now());
+        }
     }
 
     /// The head goes downstream: whose answer it is.
@@ -137,6 +167,10 @@ impl Ledger {
         self.first_byte = Some(now.saturating_duration_since(self.started));
         self.status = status.as_u16();
         self.served_by = Some(backend);
+        // An answer that was kept aside may be of an earlier attempt, which is over.
+        if let Some(trace) = self.trace.as_mut().filter(|_| self.attempts.last() == Some(backend)) {
+            trace.commits(now);
+        }
     }
 
     /// Tokens as the answer told them, or estimated from the request and `events` of a stream.
@@ -203,6 +237,7 @@ impl Ledger {
         };
         let record = AccessRecord {
             id: self.id,
+            trace: self.trace.as_ref().map(|trace| trace.id()),
             caller: self.caller.as_deref(),
             method: self.method.as_str(),
             operation: self.operation,
@@ -222,6 +257,9 @@ impl Ledger {
         };
         self.desk.metrics.observe(&record);
         self.desk.log.write(&record);
+        if let Some(trace) = &self.trace {
+            self.desk.spans.end(trace, &record);
+        }
     }
 }
 

@@ -52,6 +52,7 @@ use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::request_id::RequestIds;
+use crate::telemetry::traces::Spans;
 
 /// A request that comes before the first token waits so long for it.
 const CREDENTIAL_PATIENCE: Duration = Duration::from_secs(3);
@@ -157,8 +158,9 @@ impl Proxy {
         ids: RequestIds,
         log: AccessLog,
         metrics: WorkerMetrics,
+        spans: Arc<Spans>,
     ) -> Self {
-        let desk = Rc::new(Desk { ids, log, metrics, cut: LocalStop::default() });
+        let desk = Rc::new(Desk { ids, log, metrics, spans, cut: LocalStop::default() });
         Self { shared, desk, edges: edge::Edges::new(edge) }
     }
 
@@ -190,7 +192,7 @@ impl Proxy {
         let caller = edge.callers.admit(&parts.headers, query, clock::unix_ms() / 1_000)?;
         entry.caller.clone_from(&caller.name);
         let route = request::route(parts, &edge.settings.path_prefix)?;
-        entry.operation = route.operation.name;
+        entry.understood(&route);
         let mut turn = admission::enter(&caller, &route.operation, entry.started)?;
         let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
         let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
@@ -369,7 +371,7 @@ impl Handler for Proxy {
             *response.headers_mut() = headers;
             return response;
         }
-        let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), parts.method.clone());
+        let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
         let id = entry.id.header_value();
         let mut ledger = Some(entry);
         // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then.

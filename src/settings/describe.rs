@@ -11,8 +11,9 @@ use crate::net::server::ServerLimits;
 use crate::settings::identity::SCOPE;
 use crate::settings::problem::MASK;
 use crate::settings::value::show_size;
-use crate::settings::{Settings, UpstreamBackend, defaults};
+use crate::settings::{Settings, UpstreamBackend, defaults, traces};
 use crate::telemetry::LogFormat;
+use crate::telemetry::traces::TraceSettings;
 
 /// A summary in plain text: addresses, callers, backends by priority, what differs from the defaults, notes.
 #[must_use]
@@ -187,6 +188,8 @@ fn differences(settings: &Settings) -> Vec<String> {
         ("upstream.forward_headers", header_names(&proxy.forward_headers), String::new()),
         ("log.level", settings.log.level.clone(), defaults::log().level),
         ("log.format", format_word(settings.log.format), format_word(defaults::log().format)),
+        ("traces.endpoint", endpoint(&settings.traces), endpoint(&traces::default())),
+        ("traces.sample", settings.traces.sample.to_string(), traces::default().sample.to_string()),
     ];
     table
         .into_iter()
@@ -246,6 +249,10 @@ fn format_word(format: LogFormat) -> String {
         LogFormat::Text => "text".to_owned(),
         LogFormat::Json => "json".to_owned(),
     }
+}
+
+fn endpoint(traces: &TraceSettings) -> String {
+    traces.endpoint.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string)
 }
 
 fn time_or_off(duration: Option<Duration>) -> String {

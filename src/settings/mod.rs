@@ -26,6 +26,7 @@ pub(crate) mod reader;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod traces;
 pub(crate) mod value;
 
 use std::fmt;
@@ -46,6 +47,7 @@ use crate::settings::problem::Problems;
 use crate::settings::raw::RawSettings;
 use crate::settings::reader::Document;
 use crate::telemetry::LogSettings;
+use crate::telemetry::traces::TraceSettings;
 
 pub use describe::describe;
 pub use environment::Environment;
@@ -84,6 +86,8 @@ pub struct Settings {
     pub proxy: ProxySettings,
     /// The log.
     pub log: LogSettings,
+    /// Where traces go.
+    pub traces: TraceSettings,
     /// What an operator should know: cut addresses, unsafe choices. One sentence each.
     pub notes: Vec<String>,
 }

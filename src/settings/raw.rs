@@ -15,6 +15,7 @@ use crate::settings::address::Address;
 use crate::settings::identity::{self, RawIdentity};
 use crate::settings::problem::{Located, Place, shown};
 use crate::settings::reader::Table;
+use crate::settings::traces::{self, RawTraces};
 use crate::settings::value;
 use crate::telemetry::LogFormat;
 
@@ -40,6 +41,7 @@ pub(super) struct RawSettings {
     pub(super) upstream: RawUpstream,
     pub(super) limits: RawLimits,
     pub(super) log: RawLog,
+    pub(super) traces: RawTraces,
     pub(super) notes: Vec<String>,
 }
 
@@ -168,6 +170,7 @@ pub(super) fn settings(root: &mut Table<'_>) -> RawSettings {
         upstream: root.within("upstream", upstream).unwrap_or_default(),
         limits: root.within("limits", limits).unwrap_or_default(),
         log: root.within("log", log).unwrap_or_default(),
+        traces: root.within("traces", traces::read).unwrap_or_default(),
         notes: Vec::new(),
     }
 }

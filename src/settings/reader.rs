@@ -278,6 +278,24 @@ impl<'r> Table<'r> {
         }
     }
 
+    /// A number above 0 and at most 1 under `key`.
+    pub(crate) fn share(&mut self, key: &'static str) -> Option<Located<f64>> {
+        let (line, value) = self.entry(key)?;
+        let (path, place) = (self.path(key), self.document.place(line));
+        let written = scalar(value);
+        let number = match value {
+            DeValue::Integer(_) | DeValue::Float(_) => written.parse::<f64>().ok(),
+            _ => None,
+        };
+        match number.filter(|number| *number > 0.0 && *number <= 1.0) {
+            Some(number) => Some(Located { value: number, key: path, place, found: written }),
+            None => {
+                self.problems().add(path, &place, written, "a number above 0 and at most 1, such as 0.1");
+                None
+            }
+        }
+    }
+
     /// `"auto"`, or a whole number within `range`, under `key`.
     pub(crate) fn integer_or_auto(
         &mut self,

@@ -12,7 +12,7 @@ use crate::settings::environment::Environment;
 use crate::settings::problem::{Located, Place, Problems};
 use crate::settings::raw::{RawCallers, RawLimits, RawRetry, RawServer, RawSettings, RawTls};
 use crate::settings::value::show_size;
-use crate::settings::{Settings, backends, callers, defaults};
+use crate::settings::{Settings, backends, callers, defaults, traces};
 use crate::telemetry::LogSettings;
 
 /// The settings, good only if `problems` stayed empty.
@@ -84,6 +84,7 @@ pub(super) fn resolve(raw: RawSettings, environment: &Environment, problems: &Pr
             level: value_or(raw.log.level.as_ref(), defaults::log().level),
             format: value_or(raw.log.format.as_ref(), defaults::log().format),
         },
+        traces: traces::resolve(raw.traces, environment, &mut notes),
         notes,
     }
 }

@@ -450,7 +450,7 @@ fn the_reference_file_shows_every_key_with_its_default() {
 
     let reference = std::fs::read_to_string(path).unwrap();
     let unknown = "zzz = 1\n[server]\nzzz = 1\n[callers]\nzzz = 1\n[[callers.keys]]\nzzz = 1\n[callers.entra]\nzzz = 1\n[[backends]]\nzzz = 1\n\
-                   [retry]\nzzz = 1\n[upstream]\nzzz = 1\n[limits]\nzzz = 1\n[log]\nzzz = 1";
+                   [retry]\nzzz = 1\n[upstream]\nzzz = 1\n[limits]\nzzz = 1\n[log]\nzzz = 1\n[traces]\nzzz = 1";
     let told = load(&text(unknown), &variables(&[])).unwrap_err();
     let lists = told.problems().iter().filter_map(|p| p.expected.strip_prefix("one of the known keys: "));
     let known: Vec<&str> = lists.flat_map(|list| list.split(", ")).collect();

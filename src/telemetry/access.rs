@@ -12,6 +12,7 @@ use super::log::Directives;
 use super::request_id::RequestId;
 use super::sink::Sink;
 use super::text::{decimal, json, millis, word};
+use super::traces::TraceId;
 
 /// The target under which records are switched on and off in the log level.
 const TARGET: &str = "sidestep::access";
@@ -26,6 +27,8 @@ const INLINE: usize = 2;
 pub struct AccessRecord<'a> {
     /// Its id.
     pub id: RequestId,
+    /// The trace that tells of it, where it is traced.
+    pub trace: Option<TraceId>,
     /// The caller's name; `None` without keys.
     pub caller: Option<&'a str>,
     /// The method as sent.
@@ -169,6 +172,12 @@ impl AttemptNotes {
         u32::try_from(self.inline + self.more.len()).unwrap_or(u32::MAX)
     }
 
+    /// The backend of the last one.
+    #[must_use]
+    pub fn last(&self) -> Option<usize> {
+        self.last
+    }
+
     /// How many went to another backend than the one before.
     #[must_use]
     pub fn failovers(&self) -> u32 {
@@ -177,7 +186,8 @@ impl AttemptNotes {
 }
 
 impl AccessRecord<'_> {
-    fn backend_name(&self, index: usize) -> &str {
+    /// A backend's name by its number here.
+    pub(super) fn backend_name(&self, index: usize) -> &str {
         self.backends.get(index).map_or("?", |name| name)
     }
 
@@ -187,6 +197,10 @@ impl AccessRecord<'_> {
         out.extend_from_slice(now);
         put(out, "  INFO request id=");
         put(out, self.id.as_str());
+        if let Some(trace) = self.trace {
+            put(out, " trace_id=");
+            put(out, &trace.to_string());
+        }
         if let Some(caller) = self.caller {
             put(out, " caller=");
             word(out, caller);
@@ -265,6 +279,10 @@ impl AccessRecord<'_> {
         out.extend_from_slice(now);
         put(out, "\",\"level\":\"INFO\",\"message\":\"request\",\"id\":\"");
         put(out, self.id.as_str());
+        if let Some(trace) = self.trace {
+            put(out, "\",\"trace_id\":\"");
+            put(out, &trace.to_string());
+        }
         put(out, "\",\"caller\":");
         optional_json(out, self.caller);
         put(out, ",\"method\":");
@@ -371,6 +389,7 @@ pub(super) mod tests {
     pub(crate) fn record<'a>(backends: &'a [Arc<str>], attempts: &'a AttemptNotes) -> AccessRecord<'a> {
         AccessRecord {
             id: RequestIds::new(1, 0).next_id(),
+            trace: None,
             caller: Some("app"),
             method: "POST",
             operation: "chat",

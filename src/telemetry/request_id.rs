@@ -16,6 +16,11 @@ impl RequestId {
         std::str::from_utf8(&self.0).expect("hexadecimal digits")
     }
 
+    /// The same as a number.
+    pub(super) fn number(self) -> u64 {
+        u64::from_str_radix(self.as_str(), 16).expect("sixteen hexadecimal digits")
+    }
+
     /// As a header's value.
     #[must_use]
     pub fn header_value(&self) -> HeaderValue {

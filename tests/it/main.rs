@@ -33,6 +33,7 @@ mod state;
 mod streams;
 mod tls;
 mod tokens;
+mod traces;
 mod trust;
 mod uploads;
 mod watchers;

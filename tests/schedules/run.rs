@@ -18,6 +18,7 @@ use sidestep::telemetry::access::AccessLog;
 use sidestep::telemetry::metrics::Metrics;
 use sidestep::telemetry::request_id::RequestIds;
 use sidestep::telemetry::sink::Sink;
+use sidestep::telemetry::traces::Spans;
 use sidestep::telemetry::{LogFormat, clock};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{self, JoinHandle};
@@ -154,7 +155,8 @@ impl Stage {
         shared.health.set_credentials(backends.len());
         let first = edge(&world, 0, backends, limits);
         let ids = RequestIds::new(schedule.seed, 0);
-        let proxy = Proxy::new(Arc::clone(&shared), first, ids, log(), Metrics::new().worker());
+        let spans = Arc::new(Spans::new(0));
+        let proxy = Proxy::new(Arc::clone(&shared), first, ids, log(), Metrics::new().worker(), spans);
         let front = Front { proxy: Rc::new(proxy), stop: LocalStop::default() };
         Self { world, shared, front, generation: 0, limits, calls: Vec::new() }
     }

@@ -15,14 +15,14 @@ use super::{AllNames, LaneGauge, PoolGauges, SETS, STATES, Sums};
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Writes the document.
-pub(super) fn render(sums: Sums, names: &AllNames, pool: PoolGauges, log_lines_dropped: u64) -> String {
+pub(super) fn render(sums: Sums, names: &AllNames, pool: PoolGauges, dropped: (u64, u64)) -> String {
     let scrape = Scrape {
         deployments: names.deployments.labels(),
         callers: names.callers.labels(),
         backends: names.backends.labels(),
         sums,
         pool,
-        log_lines_dropped,
+        dropped,
     };
     let mut registry = Registry::with_prefix("sidestep");
     registry.register_collector(Box::new(scrape));
@@ -42,7 +42,8 @@ struct Scrape {
     backends: Vec<String>,
     sums: Sums,
     pool: PoolGauges,
-    log_lines_dropped: u64,
+    /// Log lines, spans.
+    dropped: (u64, u64),
 }
 
 impl Collector for Scrape {
@@ -62,9 +63,15 @@ impl Collector for Scrape {
         ] {
             observe(&mut encoder, name, help, histogram)?;
         }
-        let help = "Log lines dropped because the output was not read";
-        let mut metric = encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
-        metric.encode_counter::<NoLabelSet, u64, f64>(&self.log_lines_dropped, None)
+        let (lines, spans) = self.dropped;
+        for (name, help, dropped) in [
+            ("log_lines_dropped", "Log lines dropped because the output was not read", lines),
+            ("spans_dropped", "Spans of traces dropped because the receiver did not take them", spans),
+        ] {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            metric.encode_counter::<NoLabelSet, u64, f64>(&dropped, None)?;
+        }
+        Ok(())
     }
 }
 

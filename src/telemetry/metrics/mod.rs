@@ -208,14 +208,15 @@ impl Metrics {
         totals
     }
 
-    /// The `OpenMetrics` document, of type [`CONTENT_TYPE`]. `log_lines_dropped` is what the sink says.
+    /// The `OpenMetrics` document, of type [`CONTENT_TYPE`]. `dropped` are log lines, as the sink says, and spans of
+    /// traces.
     #[must_use]
-    pub fn render(&self, pool: PoolGauges, log_lines_dropped: u64) -> String {
+    pub fn render(&self, pool: PoolGauges, dropped: (u64, u64)) -> String {
         let mut sums = Sums::default();
         for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             sums.add(&worker.lock().sums);
         }
-        exposition::render(sums, &self.names, pool, log_lines_dropped)
+        exposition::render(sums, &self.names, pool, dropped)
     }
 }
 
@@ -382,7 +383,7 @@ mod tests {
             let _under_way = worker.begin();
             worker.observe(&record(&backends, &attempts));
         }
-        let text = metrics.render(PoolGauges::default(), 3);
+        let text = metrics.render(PoolGauges::default(), (3, 5));
         let labels = r#"{deployment="gpt-4o",caller="app""#;
         assert_eq!(line_of(&text, &format!("sidestep_requests_total{labels},status=\"200\"}}")), Some("2"));
         for (kind, count) in [("prompt", "240"), ("cached", "128"), ("completion", "90")] {
@@ -401,6 +402,7 @@ mod tests {
             (r#"sidestep_request_duration_seconds_bucket{le="+Inf"}"#, "2"),
             ("sidestep_added_latency_seconds_sum", "0.00042"),
             ("sidestep_log_lines_dropped_total", "3"),
+            ("sidestep_spans_dropped_total", "5"),
         ] {
             assert_eq!(line_of(&text, start), Some(count), "{start}\n{text}");
         }
@@ -415,7 +417,7 @@ mod tests {
         let backends = ["east".into()];
         let attempts = notes(&[(0, "failed"); 20]);
         metrics.worker().observe(&record(&backends, &attempts));
-        let text = metrics.render(PoolGauges::default(), 0);
+        let text = metrics.render(PoolGauges::default(), (0, 0));
         let start = r#"sidestep_attempts_total{backend="east",deployment="gpt-4o",verdict="failed"}"#;
         assert_eq!(line_of(&text, start), Some("20"));
     }
@@ -434,7 +436,7 @@ mod tests {
         made_up.deployment = None;
         (made_up.status, made_up.exhausted) = (404, false);
         worker.observe(&made_up);
-        let text = metrics.render(PoolGauges::default(), 0);
+        let text = metrics.render(PoolGauges::default(), (0, 0));
         assert!(!text.contains("made-up"));
         let start = r#"sidestep_requests_total{deployment="other",caller="app",status="429"}"#;
         assert_eq!(line_of(&text, start), Some("1"));
@@ -468,7 +470,7 @@ mod tests {
             served.status = status;
             worker.observe(&served);
         }
-        let text = metrics.render(PoolGauges::default(), 0);
+        let text = metrics.render(PoolGauges::default(), (0, 0));
         let requests = text.lines().filter(|l| l.starts_with("sidestep_requests_total{"));
         assert!(requests.count() <= SETS + 1 + STATUSES);
         assert_eq!(metrics.totals().requests, 1_300, "nothing goes uncounted");
@@ -497,7 +499,7 @@ mod tests {
             vec![lane("gpt-4o", "cooling", 7), lane("o3", "resting", 5), lane("guess", "absent", 300)];
         let backends =
             vec![BackendGauge { name: "we\"st".into(), in_flight: 4, credential_ready: false, lanes }];
-        let text = metrics.render(PoolGauges { backends }, 0);
+        let text = metrics.render(PoolGauges { backends }, (0, 0));
         for (start, count) in [
             (r#"sidestep_lane_state{backend="we\"st",deployment="gpt-4o",state="cooling"}"#, Some("1")),
             (r#"sidestep_lane_state{backend="we\"st",deployment="gpt-4o",state="admitting"}"#, Some("0")),
