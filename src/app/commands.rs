@@ -94,13 +94,13 @@ pub fn serve(config: Option<PathBuf>, environment: &Environment, no_color: Optio
         Err(code) => return code,
     };
     let sink = match Sink::new(io::stdout(), settings.log.format) {
-        Ok(sink) => sink,
+        Ok(sink) => sink.coloured(log::colours(no_color)),
         Err(error) => {
             complain(&format!("the log cannot start: {error}"));
             return FAILED;
         }
     };
-    if let Err(error) = log::start(&settings.log, &sink, log::colours(no_color)) {
+    if let Err(error) = log::start(&settings.log, &sink) {
         complain(&error.to_string());
         return FAILED;
     }
