@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn the_answer_has_exactly_the_agreed_fields() {
-        let explained = |name: &str, priority, turn| Explained { backend: 0, name: name.into(), priority, turn };
+        let explained =
+            |name: &str, priority, turn| Explained { backend: 0, name: name.into(), priority, turn };
         let remaining = Duration::from_micros(4_200_300);
         let explanation = Explanation {
             known: true,

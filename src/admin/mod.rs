@@ -475,7 +475,9 @@ pub(super) mod tests {
         let admin = admin("127.0.0.1:9080", None, &Rc::default());
         assert_eq!(ask(&admin, "GET /status", &[("host", "localhost:9080")]), 200);
         let explain = "GET /explain?deployment=gpt-4o";
-        for path in ["GET /", "GET /events", "GET /status", explain, "GET /metrics", "POST /backends/west/drain"] {
+        for path in
+            ["GET /", "GET /events", "GET /status", explain, "GET /metrics", "POST /backends/west/drain"]
+        {
             assert_eq!(ask(&admin, path, &[("host", "rebound.example:9080")]), 403);
             assert_eq!(ask(&admin, path, &[]), 403);
         }

@@ -18,7 +18,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::certificate::{ListenerCertificate, sentence};
 use super::explain::explain;
 use crate::admin::explain::{ExplainAsk, ExplainDocument};
-use crate::admin::status::{BackendStatus, ByCaller, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus};
+use crate::admin::status::{
+    BackendStatus, ByCaller, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus,
+};
 use crate::admin::{Admin, Doors};
 use crate::balance::{Pool, PoolSnapshot};
 use crate::identity::callers::Callers;

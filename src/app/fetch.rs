@@ -58,17 +58,24 @@ impl Fetch {
 
     /// The answer, or a short text for people.
     pub(super) fn get(&self) -> Result<Bytes, String> {
+        self.ask(self.path.clone())
+    }
+
+    /// The same of another page that stands beside: `status` and `explain` are in one place, wherever that is.
+    pub(super) fn get_beside(&self, page: &str, query: &str) -> Result<Bytes, String> {
+        let path = self.path.path();
+        let (place, _) = path.rsplit_once('/').unwrap_or_default();
+        let path = format!("{place}/{page}?{query}").parse();
+        self.ask(path.map_err(|_| "that name cannot be asked for".to_owned())?)
+    }
+
+    fn ask(&self, path: PathAndQuery) -> Result<Bytes, String> {
         self.runtime.block_on(async {
             let mut headers = HeaderMap::new();
             headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
             let asking = async {
-                let sent = self.upstream.send(
-                    Method::GET,
-                    self.path.clone(),
-                    headers,
-                    RequestBody::empty(),
-                    Reuse::Allowed,
-                );
+                let sent =
+                    self.upstream.send(Method::GET, path, headers, RequestBody::empty(), Reuse::Allowed);
                 let response = sent.await.map_err(|error| error.to_string())?;
                 let status = response.status();
                 let body = Limited::new(response.into_body(), LARGEST).collect().await;
@@ -78,6 +85,7 @@ impl Fetch {
                     StatusCode::BAD_REQUEST if memchr::memmem::find(&body, b"\"tls_required\"").is_some() => {
                         Err(TLS_REQUIRED.to_owned())
                     }
+                    StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Err(problem(&body, status)),
                     StatusCode::UNAUTHORIZED => Err("401: set SIDESTEP_ADMIN_TOKEN".to_owned()),
                     other => Err(format!("answered {}", other.as_u16())),
                 }
@@ -85,4 +93,11 @@ impl Fetch {
             timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err("no answer within a second".to_owned()))
         })
     }
+}
+
+/// What an answer says in its `error`, or else its status.
+fn problem(body: &[u8], status: StatusCode) -> String {
+    let said = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let said = said.as_ref().and_then(|said| said.get("error")?.as_str());
+    said.map_or_else(|| format!("answered {}", status.as_u16()), str::to_owned)
 }

@@ -189,7 +189,9 @@ impl AccessRecord<'_> {
         let mut line = Line { out, colours };
         line.begin(now);
         line.text("id", ID, Some(self.id.as_str()));
-        line.styled("status", STATUS, Some(status_colour(self.status)), |out| decimal(out, self.status.into()));
+        line.styled("status", STATUS, Some(status_colour(self.status)), |out| {
+            decimal(out, self.status.into())
+        });
         line.text("caller", NAME, self.caller);
         line.text("method", METHOD, Some(self.method));
         line.text("operation", OPERATION, Some(self.operation));
@@ -342,7 +344,8 @@ impl Line<'_> {
         let from = self.out.len();
         value(self.out);
         // Bytes that go on with a character begin with 10.
-        let long = self.out.get(from..).unwrap_or_default().iter().filter(|byte| **byte & 0xC0 != 0x80).count();
+        let long =
+            self.out.get(from..).unwrap_or_default().iter().filter(|byte| **byte & 0xC0 != 0x80).count();
         if colour.is_some() {
             self.out.extend_from_slice(b"\x1b[0m");
         }
@@ -495,7 +498,8 @@ pub(super) mod tests {
         let served = record(&backends, &attempts);
         let mut refused = served.clone();
         (refused.caller, refused.deployment, refused.served_by) = (Some("größer"), None, None);
-        (refused.tokens, refused.first_byte, refused.status, refused.operation) = (None, None, 0, "embeddings");
+        (refused.tokens, refused.first_byte, refused.status, refused.operation) =
+            (None, None, 0, "embeddings");
         refused.total = Duration::from_secs(61);
         let starts = |record: &AccessRecord<'_>| -> Vec<usize> {
             let text = text_of(record);
@@ -528,7 +532,8 @@ pub(super) mod tests {
         for sink in [Sink::new(page.clone(), LogFormat::Text), Sink::new(page.clone(), LogFormat::Json)] {
             let sink = sink.unwrap().coloured(true);
             let format = if sink.colours() { LogFormat::Text } else { LogFormat::Json };
-            AccessLog::new(sink.clone(), format, &"info".parse().unwrap()).write(&record(&backends, &attempts));
+            AccessLog::new(sink.clone(), format, &"info".parse().unwrap())
+                .write(&record(&backends, &attempts));
             assert!(sink.flush(Duration::from_secs(30)));
         }
         let text = page.text();
@@ -562,7 +567,9 @@ pub(super) mod tests {
         (record.served_by, record.tokens, record.first_byte, record.caller) = (None, None, None, None);
         (record.status, record.ended) = (429, Ended::AnsweredHere);
         let text = text_of(&record);
-        for absent in [" caller=- ", " backend=- ", " first_byte_ms=- ", " prompt_tokens=- ", " completion_tokens=- "] {
+        for absent in
+            [" caller=- ", " backend=- ", " first_byte_ms=- ", " prompt_tokens=- ", " completion_tokens=- "]
+        {
             assert!(text.contains(absent), "{absent} in {text}");
         }
         assert!(!text.contains("attempts="));

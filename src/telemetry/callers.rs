@@ -102,7 +102,8 @@ impl CallersLately {
         let mut callers: Vec<(Use, &str, Use)> =
             self.tracks.iter().map(|(name, track)| (track.lately(), name.as_str(), track.total)).collect();
         callers.sort_unstable_by(|one, two| {
-            let weight = |(lately, _, total): &(Use, &str, Use)| (lately.tokens, lately.requests, total.tokens);
+            let weight =
+                |(lately, _, total): &(Use, &str, Use)| (lately.tokens, lately.requests, total.tokens);
             weight(two).cmp(&weight(one)).then_with(|| one.1.cmp(two.1))
         });
         let mut told = Told { others: callers.len().saturating_sub(TOLD), ..Told::default() };
@@ -170,11 +171,18 @@ mod tests {
         let used = Use { requests: 9, failed: 2, tokens: 900 };
         let at = |second| {
             let looks = [(0, vec![totals("app", 4, 2, 400)]), (60, vec![totals("app", 9, 2, 900)])];
-            looked(looks.into_iter().chain([(second, vec![totals("app", 9, 2, 900)])])).told().callers.remove(0)
+            looked(looks.into_iter().chain([(second, vec![totals("app", 9, 2, 900)])]))
+                .told()
+                .callers
+                .remove(0)
         };
         assert_eq!((at(61).lately, at(61).total), (used, used));
         assert_eq!(at(299).lately, used);
-        assert_eq!(at(301).lately, Use { requests: 5, failed: 0, tokens: 500 }, "the first minute's start is over");
+        assert_eq!(
+            at(301).lately,
+            Use { requests: 5, failed: 0, tokens: 500 },
+            "the first minute's start is over"
+        );
         assert_eq!((at(361).lately, at(361).total), (Use::default(), used));
     }
 
@@ -184,7 +192,10 @@ mod tests {
         let quiet = || vec![totals("was-heavy", 1, 0, 1_000_000)];
         let looks = [(0, quiet()), (400, callers(())), (401, vec![totals("c59", 2, 1, 9_000)])];
         let told = looked(looks).told();
-        assert_eq!(told.callers.iter().map(|one| one.name.as_str()).take(2).collect::<Vec<_>>(), ["c59", "c00"]);
+        assert_eq!(
+            told.callers.iter().map(|one| one.name.as_str()).take(2).collect::<Vec<_>>(),
+            ["c59", "c00"]
+        );
         assert_eq!((told.callers.len(), told.others), (TOLD, 11));
         assert_eq!(told.rest.lately.requests, 10);
         assert!(told.rest.total.tokens > 1_000_000, "who is quiet now stands last: {told:?}");

@@ -123,8 +123,11 @@ impl Sink {
         state.hurry = true;
         self.shared.wake.notify_one();
         let waiting = |state: &mut State| !state.pending.is_empty() || state.writing;
-        let (mut state, result) =
-            self.shared.written.wait_timeout_while(state, limit, waiting).unwrap_or_else(PoisonError::into_inner);
+        let (mut state, result) = self
+            .shared
+            .written
+            .wait_timeout_while(state, limit, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
         state.hurry = false;
         !result.timed_out()
     }

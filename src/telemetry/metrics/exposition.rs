@@ -125,7 +125,8 @@ impl Scrape {
                 count(&mut metric, labels, number)?;
             }
         }
-        let help = "The same by where they were used; the deployment by its name there, as in lane_quota_tokens";
+        let help =
+            "The same by where they were used; the deployment by its name there, as in lane_quota_tokens";
         let mut metric = encoder.encode_descriptor("lane_tokens", help, None, MetricType::Counter)?;
         for ((backend, deployment), tokens) in &self.sums.lanes {
             for (kind, number) in kinds(*tokens) {
