@@ -426,8 +426,10 @@ impl AccessLog {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::mpsc::channel;
+
     use super::super::request_id::RequestIds;
-    use super::super::sink::tests::Page;
+    use super::super::sink::tests::{Page, Stalled};
     use super::*;
 
     const NOW: &[u8; 24] = b"2026-09-21T14:13:20.007Z";
@@ -616,5 +618,25 @@ pub(super) mod tests {
         }
         assert!(sink.flush(Duration::from_secs(30)));
         assert_eq!(page.text().lines().count(), 1);
+    }
+
+    #[test]
+    fn at_twenty_thousand_requests_a_second_a_reader_may_stall_for_a_third_of_a_second() {
+        let backends = ["contoso-west-europe".into(), "contoso-east".into()];
+        let attempts = notes(&[(0, "throttled"), (1, "served")]);
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let (began, writes) = channel();
+            let (let_go, go) = channel();
+            let page = Page::default();
+            let sink = Sink::new(Stalled { page: page.clone(), began, go }, format).unwrap();
+            let log = AccessLog::new(sink.clone(), format, &"info".parse().unwrap());
+            log.write(&record(&backends, &attempts));
+            writes.recv().unwrap(); // From here on nobody reads.
+            (0..20_000 / 3).for_each(|_| log.write(&record(&backends, &attempts)));
+            assert_eq!(sink.dropped(), 0, "{format:?}");
+            drop(let_go);
+            assert!(sink.flush(Duration::from_secs(30)));
+            assert_eq!(page.text().lines().count(), 1 + 20_000 / 3);
+        }
     }
 }

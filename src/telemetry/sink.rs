@@ -234,10 +234,10 @@ pub(crate) mod tests {
     }
 
     /// An output whose reader stalls: it announces each write and takes nothing until it is let go.
-    struct Stalled {
-        page: Page,
-        began: Sender<()>,
-        go: Receiver<()>,
+    pub(crate) struct Stalled {
+        pub(crate) page: Page,
+        pub(crate) began: Sender<()>,
+        pub(crate) go: Receiver<()>,
     }
 
     impl Write for Stalled {

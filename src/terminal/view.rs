@@ -364,14 +364,18 @@ fn keys(state: &ViewState, width: usize, palette: Palette) -> Line<'static> {
     } else {
         &[("q", " quit   "), ("↑ ↓", " choose   "), ("enter", " open")]
     };
-    let left = named
-        .iter()
-        .flat_map(|(key, does)| [Span::styled(*key, palette.bold()), Span::styled(*does, palette.dim())]);
-    let left = left.collect();
+    let mut left = Vec::new();
+    for (key, does) in named {
+        let next = [Span::styled(*key, palette.bold()), Span::styled(*does, palette.dim())];
+        if width < total_width(&left) + total_width(&next) {
+            break;
+        }
+        left.extend(next);
+    }
     if state.detail.is_some() {
         return spread(left, Vec::new(), width);
     }
-    let wide = 92 <= width;
+    let wide = 104 <= width;
     let what = if wide { "each column a second:" } else { "each second:" };
     let mut right = vec![Span::styled(what, palette.dim())];
     let marks = [
