@@ -101,3 +101,59 @@ fn problem(body: &[u8], status: StatusCode) -> String {
     let said = said.as_ref().and_then(|said| said.get("error")?.as_str());
     said.map_or_else(|| format!("answered {}", status.as_u16()), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What a listener at `path` is asked first, and how its answer is understood.
+    fn asked(
+        path: &str,
+        answer: &str,
+        ask: impl Fn(&Fetch) -> Result<Bytes, String>,
+    ) -> (String, Result<Bytes, String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}{path}", listener.local_addr().unwrap());
+        let answer = answer.to_owned();
+        let serving = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let (mut head, mut piece) = (String::new(), [0; 1024]);
+            while !head.contains("\r\n\r\n") {
+                let length = socket.read(&mut piece).unwrap();
+                assert_ne!(length, 0, "{head}");
+                head.push_str(std::str::from_utf8(&piece[..length]).unwrap());
+            }
+            socket.write_all(answer.as_bytes()).unwrap();
+            head.lines().next().unwrap().to_owned()
+        });
+        let fetch = Fetch::new(&url, "/status", Some("the-token")).unwrap();
+        let got = ask(&fetch);
+        (serving.join().unwrap(), got)
+    }
+
+    #[test]
+    fn an_explanation_is_asked_for_where_the_status_stands() {
+        let well = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let explain = |fetch: &Fetch| fetch.get_beside("explain", "deployment=a&backend=b%20c");
+        for (path, expected) in [
+            ("", "GET /explain?deployment=a&backend=b%20c HTTP/1.1"),
+            ("/", "GET /explain?deployment=a&backend=b%20c HTTP/1.1"),
+            ("/far/away/status", "GET /far/away/explain?deployment=a&backend=b%20c HTTP/1.1"),
+        ] {
+            let (line, got) = asked(path, well, explain);
+            assert_eq!((line.as_str(), got), (expected, Ok(Bytes::from_static(b"{}"))));
+        }
+        assert_eq!(asked("/far/away/status", well, Fetch::get).0, "GET /far/away/status HTTP/1.1");
+    }
+
+    #[test]
+    fn why_there_is_no_answer_is_told_in_the_answers_own_words() {
+        let unknown = "HTTP/1.1 404 Not Found\r\ncontent-length: 19\r\n\r\n{\"error\":\"no such\"}";
+        assert_eq!(asked("", unknown, Fetch::get).1, Err("no such".to_owned()));
+        let plain = "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno";
+        assert_eq!(asked("", plain, Fetch::get).1, Err("answered 404".to_owned()));
+    }
+}

@@ -238,7 +238,8 @@ fn headline(state: &ViewState, width: usize, height: usize, palette: Palette) ->
     let (mut values, mut names, mut used) = (Vec::new(), Vec::new(), 0);
     for (value, name, style, column) in figures {
         let column = if 100 <= width { column + 2 } else { column };
-        if width + 4 < used + column {
+        // The last one needs no gap after it.
+        if width < used + value.chars().count().max(name.len()) {
             break;
         }
         used += column;

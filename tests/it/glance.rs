@@ -24,7 +24,7 @@ fn explain(front: &Front, query: &str) -> Answer {
 
 /// A resource that has the model under another name too.
 fn also_called(resource: &mut ResourceSettings, name: &str) {
-    let kind = resource.deployments["gpt-4o"].clone();
+    let kind = resource.deployments["gpt-4o"];
     resource.deployments.insert(name.to_owned(), kind);
 }
 
