@@ -1,10 +1,11 @@
 //! What telling costs a request: `cargo bench --bench telemetry`.
 //!
-//! `off` is a request with everything switched off: its own record is filled all the same. `access log`, `metrics` and
-//! `callers and past` add one thing each, and `everything` is what a running balancer does for each request: a record
-//! formatted and handed to the writer's thread, counters of the worker, and the share of one request in what is looked at
-//! once a second (at 200 requests a second). What the page's history costs each second, whatever the traffic, stands apart. The output is `/dev/null`: a file or a pipe costs the writer's thread more, and the
-//! request nothing.
+//! Times are processor time of the whole process, the log's writing thread included, so that a busy machine does not
+//! change them much. `off` is a request with everything switched off: its own record is filled all the same. `access
+//! log` and `metrics` add one thing each. `everything` is what a running balancer does for each request: a record
+//! formatted and handed to the writer, counters of the worker, and the share of one request in what is looked at once
+//! a second, at 200 requests a second. What the page's history costs each second, whatever the traffic, stands apart. The
+//! output is `/dev/null`.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -55,10 +56,10 @@ fn record<'a>(ids: &RequestIds, backends: &'a [Arc<str>], attempts: &'a AttemptN
     }
 }
 
-fn log(level: &str, format: LogFormat) -> AccessLog {
+fn log(level: &str, format: LogFormat) -> (AccessLog, Sink) {
     let out = File::options().write(true).open("/dev/null").expect("there is a /dev/null");
     let sink = Sink::new(out, format).expect("a thread");
-    AccessLog::new(sink, format, &level.parse().expect("a level"))
+    (AccessLog::new(sink.clone(), format, &level.parse().expect("a level")), sink)
 }
 
 /// One request, told to whoever is there.
@@ -75,34 +76,59 @@ fn request(ids: &RequestIds, backends: &[Arc<str>], log: &AccessLog, metrics: Op
     drop(under_way);
 }
 
+/// Processor time of all threads so far. What the running one has used is counted when it is scheduled anew.
+fn cpu() -> Duration {
+    std::thread::yield_now();
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let used =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok());
+    Duration::from_nanos(used.filter_map(|line| line.split(' ').next()?.parse::<u64>().ok()).sum())
+}
+
+/// Processor time of so many calls, in batches between which all that was logged is written.
+fn batches(calls: u64, log: &Sink, mut call: impl FnMut()) -> Duration {
+    let before = cpu();
+    for number in 1..=calls {
+        call();
+        if number.is_multiple_of(1_000) {
+            let _late = log.flush(Duration::from_secs(10));
+        }
+    }
+    let _late = log.flush(Duration::from_secs(10));
+    cpu().saturating_sub(before)
+}
+
 fn cost(c: &mut Criterion) {
     let backends: Vec<Arc<str>> = ["west", "east", "north"].map(Arc::from).into();
     let ids = RequestIds::new(1, 0);
-    let mut group = c.benchmark_group("a request's telemetry");
-    group.throughput(Throughput::Elements(1));
-    let silent = log("off", LogFormat::Text);
-    group.bench_function("off", |b| b.iter(|| request(&ids, &backends, &silent, None)));
-    for (name, format) in [("access log, text", LogFormat::Text), ("access log, json", LogFormat::Json)] {
-        let log = log("info", format);
-        group.bench_function(name, |b| b.iter(|| request(&ids, &backends, &log, None)));
-    }
     let all = Metrics::new();
     let worker = all.worker();
-    group.bench_function("metrics", |b| b.iter(|| request(&ids, &backends, &silent, Some(&worker))));
     let mut lately = CallersLately::default();
-    for (name, format) in [("everything, text", LogFormat::Text), ("everything, json", LogFormat::Json)] {
-        let log = log("info", format);
+    let mut group = c.benchmark_group("a request's telemetry");
+    group.throughput(Throughput::Elements(1));
+    for (name, level, format, metrics) in [
+        ("off", "off", LogFormat::Text, false),
+        ("access log, text", "info", LogFormat::Text, false),
+        ("access log, json", "info", LogFormat::Json, false),
+        ("metrics", "off", LogFormat::Text, true),
+        ("everything, text", "info", LogFormat::Text, true),
+        ("everything, json", "info", LogFormat::Json, true),
+    ] {
+        let (log, sink) = log(level, format);
         let mut number = 0_u32;
         group.bench_function(name, |b| {
-            b.iter(|| {
-                request(&ids, &backends, &log, Some(&worker));
-                number += 1;
-                if number.is_multiple_of(200) {
-                    lately.look(clock::now(), all.callers());
-                    black_box(all.totals());
-                }
+            b.iter_custom(|calls| {
+                batches(calls, &sink, || {
+                    request(&ids, &backends, &log, metrics.then_some(&worker));
+                    number = number.wrapping_add(1);
+                    if metrics && number.is_multiple_of(200) {
+                        lately.look(clock::now(), all.callers());
+                        black_box(all.totals());
+                    }
+                })
             });
         });
+        assert_eq!(sink.dropped(), 0);
     }
     group.finish();
     once_a_second(c, &all, &mut lately);
@@ -136,7 +162,7 @@ fn history(c: &mut BenchmarkGroup<'_, WallTime>) {
     let local = LocalSet::new();
     local.spawn_local(admin.look());
     c.bench_function("history of 60 lanes", |b| {
-        b.iter(|| local.block_on(&runtime, tokio::time::sleep(Duration::from_secs(1))));
+        b.iter(|| local.block_on(&runtime, async { tokio::time::sleep(Duration::from_secs(1)).await }));
     });
 }
 

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode;
 use serde::Serialize;
 
-use crate::balance::{Explained, Explanation};
+use crate::balance::{Explained, Explanation, Turn};
 use crate::telemetry::text::{self, Place};
 
 use super::backends::ms;
@@ -160,8 +160,6 @@ impl ExplainDocument {
 
 impl From<&Explained> for ExplainedBackend {
     fn from(explained: &Explained) -> Self {
-        use crate::balance::Turn;
-
         let obstacle = explained.turn.obstacle();
         Self {
             name: explained.name.to_string(),
@@ -188,7 +186,7 @@ pub(super) struct ExplainProblem {
 mod tests {
     use std::time::Duration;
 
-    use crate::balance::{Obstacle, Turn};
+    use crate::balance::Obstacle;
 
     use super::*;
 

@@ -114,11 +114,14 @@ fn heading(
         let room = width.saturating_sub(total_width(&first) + 2);
         first.push(Span::styled(format!("  {}", words::cut(&backend.cause, room)), palette.dim()));
     }
-    let mut facts = format!("priority {}, weight {}", backend.priority, backend.weight);
-    if backend.credential == "missing" {
-        facts += " · no credential";
-    }
-    facts += &format!(" · {} in flight · {}", words::count(backend.in_flight), backend.url);
+    let credential = if backend.credential == "missing" { " · no credential" } else { "" };
+    let facts = format!(
+        "priority {}, weight {}{credential} · {} in flight · {}",
+        backend.priority,
+        backend.weight,
+        words::count(backend.in_flight),
+        backend.url
+    );
     vec![Line::from(first), Line::styled(words::cut(&facts, width), palette.dim())]
 }
 
