@@ -1,11 +1,13 @@
-//! The pool's snapshot as the status document tells it.
+//! The pool's snapshot, and who uses it, as the status document tells them.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::balance::{BackendSnapshot, LaneSnapshot, MishapSnapshot, Reason};
 
-use super::status::{BackendStatus, FailureStatus, LaneStatus, QuotaStatus};
+use crate::telemetry::callers::{CallerUse, LATELY, Told};
+
+use super::status::{BackendStatus, ByCaller, CallerStatus, FailureStatus, LaneStatus, QuotaStatus};
 
 impl From<&BackendSnapshot> for BackendStatus {
     fn from(backend: &BackendSnapshot) -> Self {
@@ -49,6 +51,7 @@ impl From<&LaneSnapshot> for LaneStatus {
             quota: QuotaStatus {
                 limit_tokens: lane.quota.limit_tokens,
                 remaining_tokens: lane.quota.remaining_tokens,
+                restart_ms: lane.restart.map(ms),
             },
             first_byte_ms: lane.first_byte.map(ms),
             failures: lane.mishaps.iter().map(FailureStatus::from).collect(),
@@ -62,8 +65,34 @@ impl From<&MishapSnapshot> for FailureStatus {
     }
 }
 
+impl From<CallerUse> for CallerStatus {
+    fn from(caller: CallerUse) -> Self {
+        let CallerUse { name, lately, total } = caller;
+        Self {
+            name,
+            requests: lately.requests,
+            failed: lately.failed,
+            tokens: lately.tokens,
+            requests_total: total.requests,
+            failed_total: total.failed,
+            tokens_total: total.tokens,
+        }
+    }
+}
+
+impl From<Told> for ByCaller {
+    fn from(told: Told) -> Self {
+        Self {
+            lately_seconds: LATELY.as_secs(),
+            callers: told.callers.into_iter().map(CallerStatus::from).collect(),
+            others: told.others,
+            rest: (told.others > 0).then(|| CallerStatus::from(told.rest)),
+        }
+    }
+}
+
 /// Rounded up: nobody is told that a lane admits sooner than it does.
-fn ms(remaining: Duration) -> u64 {
+pub(super) fn ms(remaining: Duration) -> u64 {
     u64::try_from(remaining.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 

@@ -9,6 +9,7 @@
 //! browser must not read or steer it. So: a token beyond loopback (enforced in `settings`), the `Host` checked
 //! where no token proves that the caller is no page, and `POST` only from our own origin.
 
+pub mod explain;
 pub mod status;
 
 mod access;
@@ -28,10 +29,11 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, request};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use secrecy::SecretString;
+use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::balance::PoolSnapshot;
@@ -40,12 +42,16 @@ use crate::telemetry::health::{Readiness, health};
 use crate::telemetry::{clock, metrics};
 
 use self::access::Access;
+use self::explain::{ExplainAsk, ExplainDocument, ExplainProblem};
 use self::live::{Live, Unwatched, Watch};
 use self::page::Document;
 use self::status::StatusDocument;
 
 /// By name, to drained (true) or not; whether there is such a backend.
 pub type SetDrained = dyn Fn(&str, bool) -> bool;
+
+/// Who would serve a request.
+pub type Explain = dyn Fn(&ExplainAsk) -> Result<ExplainDocument, String>;
 
 /// What the admin listener shows and does, given by `app`. Called on the thread of the listener.
 #[derive(Clone)]
@@ -60,6 +66,8 @@ pub struct Doors {
     pub failed: Rc<dyn Fn() -> u64>,
     /// The status document for this pool.
     pub status: Rc<dyn Fn(&PoolSnapshot) -> StatusDocument>,
+    /// Who would serve this request now; else, in a sentence, that there is no such deployment or backend.
+    pub explain: Rc<Explain>,
     /// The `OpenMetrics` document, as of now.
     pub metrics: Rc<dyn Fn() -> String>,
     /// Drains the backend of that name (true) or resumes it (false). False when there is none.
@@ -141,6 +149,8 @@ enum Page<'a> {
     Health,
     /// `/status`
     Status,
+    /// `/explain`
+    Explain,
     /// `/metrics`
     Metrics,
     /// `/backends/{name}/drain` (true) or `/resume`.
@@ -154,6 +164,7 @@ impl Page<'_> {
             "/events" => Some(Page::Events),
             "/healthz" | "/livez" | "/readyz" => Some(Page::Health),
             "/status" => Some(Page::Status),
+            "/explain" => Some(Page::Explain),
             "/metrics" => Some(Page::Metrics),
             _ => {
                 let (name, verb) = path.strip_prefix("/backends/")?.split_once('/')?;
@@ -168,7 +179,7 @@ impl Page<'_> {
 
     fn allowed(&self) -> &'static str {
         match self {
-            Page::Start | Page::Health | Page::Status | Page::Metrics => "GET, HEAD",
+            Page::Start | Page::Health | Page::Status | Page::Explain | Page::Metrics => "GET, HEAD",
             Page::Events => "GET",
             Page::Drain { .. } => "POST",
         }
@@ -225,20 +236,24 @@ impl Admin {
         if request.method == Method::POST && !access::same_origin(request) {
             return plain(StatusCode::FORBIDDEN, "only from our own origin\n");
         }
-        self.show(request.uri.path(), &page)
+        self.show(&request.uri, &page)
     }
 
-    fn show(&self, path: &str, page: &Page<'_>) -> Answer {
+    fn show(&self, uri: &Uri, page: &Page<'_>) -> Answer {
         match page {
             Page::Start => self.start(),
             Page::Events => self.events(),
-            Page::Health => match health(path, (self.doors.readiness)()) {
+            Page::Health => match health(uri.path(), (self.doors.readiness)()) {
                 Some((status, text)) => plain(status, text),
                 None => plain(StatusCode::NOT_FOUND, "not found\n"),
             },
-            Page::Status => match serde_json::to_vec(&(self.doors.status)(&(self.doors.pool)())) {
-                Ok(document) => typed(StatusCode::OK, "application/json", document),
-                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be shown\n"),
+            Page::Status => told(StatusCode::OK, &(self.doors.status)(&(self.doors.pool)())),
+            Page::Explain => match ExplainAsk::read(uri.query()) {
+                Err(error) => told(StatusCode::BAD_REQUEST, &ExplainProblem { error }),
+                Ok(ask) => match (self.doors.explain)(&ask) {
+                    Ok(document) => told(StatusCode::OK, &document),
+                    Err(error) => told(StatusCode::NOT_FOUND, &ExplainProblem { error }),
+                },
             },
             Page::Metrics => typed(StatusCode::OK, metrics::CONTENT_TYPE, (self.doors.metrics)()),
             Page::Drain { name, drained } => {
@@ -276,6 +291,14 @@ impl Admin {
         let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, text);
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
         answer
+    }
+}
+
+/// As JSON.
+fn told(status: StatusCode, document: &impl Serialize) -> Answer {
+    match serde_json::to_vec(document) {
+        Ok(document) => typed(status, "application/json", document),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the document cannot be shown\n"),
     }
 }
 
@@ -318,6 +341,8 @@ impl Handler for Admin {
 pub(super) mod tests {
     use std::cell::RefCell;
 
+    use crate::balance::Explanation;
+
     use super::status::tests::document;
     use super::*;
 
@@ -328,6 +353,13 @@ pub(super) mod tests {
             changes: Rc::new(|| 0),
             failed: Rc::new(|| 0),
             status: Rc::new(|_| document()),
+            explain: Rc::new(|ask| {
+                let explanation = Explanation { known: true, backends: Vec::new() };
+                match ask.deployment.as_str() {
+                    "nowhere" => Err("no backend serves it".to_owned()),
+                    name => Ok(ExplainDocument::new(name, ask.tokens(), &explanation)),
+                }
+            }),
             metrics: Rc::new(|| "# EOF\n".to_owned()),
             set_drained: Rc::new(|_, _| false),
         }
@@ -373,6 +405,11 @@ pub(super) mod tests {
             ("GET /status", 200),
             ("HEAD /status", 200),
             ("GET /status?x=1", 200),
+            ("GET /explain?deployment=gpt-4o&bytes=4000", 200),
+            ("HEAD /explain?deployment=gpt-4o", 200),
+            ("GET /explain", 400),
+            ("GET /explain?deployment=nowhere", 404),
+            ("POST /explain?deployment=gpt-4o", 405),
             ("GET /metrics", 200),
             ("GET /nothing", 404),
             ("GET /backends/west", 404),
@@ -394,6 +431,7 @@ pub(super) mod tests {
             ("GET /", "text/html; charset=utf-8"),
             ("GET /events", "text/event-stream"),
             ("GET /status", "application/json"),
+            ("GET /explain", "application/json"),
             ("GET /metrics", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
             ("GET /nothing", "text/plain; charset=utf-8"),
         ] {
@@ -416,6 +454,7 @@ pub(super) mod tests {
             "GET /",
             "GET /events",
             "GET /status",
+            "GET /explain?deployment=gpt-4o",
             "GET /metrics",
             "GET /nothing",
             "POST /backends/west/drain",
@@ -435,7 +474,10 @@ pub(super) mod tests {
     fn without_a_token_only_names_of_this_machine_are_answered() {
         let admin = admin("127.0.0.1:9080", None, &Rc::default());
         assert_eq!(ask(&admin, "GET /status", &[("host", "localhost:9080")]), 200);
-        for path in ["GET /", "GET /events", "GET /status", "GET /metrics", "POST /backends/west/drain"] {
+        let explain = "GET /explain?deployment=gpt-4o";
+        for path in
+            ["GET /", "GET /events", "GET /status", explain, "GET /metrics", "POST /backends/west/drain"]
+        {
             assert_eq!(ask(&admin, path, &[("host", "rebound.example:9080")]), 403);
             assert_eq!(ask(&admin, path, &[]), 403);
         }

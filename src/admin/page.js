@@ -10,7 +10,7 @@
   };
   const LETTERS = { a: "admitting", c: "cooling", r: "resting", p: "probing", f: "refused", x: "absent", d: "drained" };
   const ORDER = ["refused", "absent", "resting", "probing", "cooling", "drained", "unknown", "admitting"];
-  const RATE_MS = 10000, SILENT_MS = 6000, LONGEST_EVENT = 64 * 1024 * 1024, MANY = 8, DENSE = 12;
+  const RATE_MS = 10000, WHY_MS = 2000, SILENT_MS = 6000, LONGEST_EVENT = 64 * 1024 * 1024, MANY = 8, DENSE = 12, FEW = 5;
 
   // ---- words and numbers
 
@@ -121,7 +121,7 @@
     else if (!number(doc.callers.requests_total)) text = "Ready, and waiting for the first request";
     put($("headline"), text);
     mark($("headline"), "tone", tone);
-    const parts = [];
+    const parts = tone === "bad" && failed ? list(doc.by_caller?.callers).filter((c) => number(c.failed)).slice(0, 2).map((c) => `${c.name}: ${count(number(c.failed))} failed in ${Math.round(lately() / 60000)} min`) : [];
     const told = away.slice(0, 3).map(({ who, of, why }) => {
       const left = leftOf(of);
       return `${who}: ${why}${left == null ? "" : `, back in ${span(left)}`}`;
@@ -182,6 +182,53 @@
     put($("about"), `Up ${span(number(doc.uptime_seconds) * 1000)} · callers: ${doc.listen ?? "–"} · ${several(number(callers.in_flight), "request")} in flight · ${several(number(callers.failovers_total), "failover")} · ${count(number(callers.exhausted_total))} exhausted`);
   }
 
+  // ---- who uses it
+
+  const users = new Map();                      // rows by caller
+  let everybody = false, usersOrder = "";
+  const lately = () => (number(doc.by_caller?.lately_seconds) || 300) * 1000;
+  function userRow() {
+    const row = make("tr"), name = make("th"), share = make("td", "share"), rail = make("div", "rail");
+    name.scope = "row";
+    const view = { row, name, fill: make("div", "fill"), part: make("span", "part"), sums: ["Tokens", "Requests", "Failed"].map(() => make("td", "sum")) };
+    rail.append(view.fill);
+    const box = make("div", "of");
+    box.append(rail, view.part);
+    share.append(box);
+    row.append(name, share, ...view.sums);
+    return view;
+  }
+  function callers() {
+    const told = doc.by_caller ?? {}, all = list(told.callers), rest = number(told.others) ? told.rest ?? {} : null;
+    const tokens = [...all, rest ?? {}].reduce((sum, one) => sum + number(one.tokens), 0);
+    const active = all.filter((one) => number(one.requests)).length;
+    $("callers").hidden = !all.length;
+    put($("callers-note"), active ? `in the last ${Math.round(lately() / 60000)} minutes` : `nobody in the last ${Math.round(lately() / 60000)} minutes`);
+    const shown = (everybody ? all : all.slice(0, FEW)).map((one) => [one.name, one]);
+    if (everybody && rest) shown.push([`${several(number(told.others), "other")}`, rest]);
+    const seen = new Set();
+    shown.forEach(([name, one], place) => {
+      const id = place < all.length ? `c${name}` : "rest";
+      seen.add(id);
+      if (!users.has(id)) users.set(id, userRow());
+      const view = users.get(id), part = tokens ? number(one.tokens) / tokens : 0;
+      put(view.name, name);
+      view.fill.style.transform = `scaleX(${part.toFixed(4)})`;
+      put(view.part, tokens ? (part && part < .01 ? "<1 %" : `${Math.round(part * 100)} %`) : "–");
+      const sums = [short(number(one.tokens)), count(number(one.requests)), count(number(one.failed))];
+      view.sums.forEach((cell, at) => { put(cell, sums[at]); cell.classList.toggle("zero", sums[at] === "0"); });
+      view.sums[2].classList.toggle("failed", number(one.failed) > 0);
+    });
+    for (const id of users.keys()) if (!seen.has(id)) users.delete(id);
+    const order = JSON.stringify([...seen]);
+    if (order !== usersOrder) { usersOrder = order; $("users").replaceChildren(...[...seen].map((id) => users.get(id).row)); }
+    const button = $("all-callers"), more = all.length + number(told.others);
+    button.hidden = more <= FEW;
+    put(button, everybody ? `Show the first ${FEW}` : `Show all ${count(more)}`);
+    button.setAttribute("aria-expanded", String(everybody));
+  }
+  $("all-callers").addEventListener("click", () => { everybody = !everybody; callers(); });
+
   // ---- rows
 
   function laneView() {
@@ -198,11 +245,16 @@
     view.canvas.setAttribute("role", "img");
     box.append(view.canvas);
     view.quota = make("div", "quota");
-    const rail = make("div", "rail");
+    // What is left of the quota, and below it what is left of its minute.
+    const rails = make("div", "rails"), rail = make("div", "rail");
     view.fill = make("div", "fill");
     rail.append(view.fill);
-    view.left = make("p");
-    view.quota.append(rail, view.left);
+    view.minute = make("div", "minute");
+    rails.append(rail, view.minute);
+    const left = make("p");
+    [view.count, view.of, view.restart] = [make("b"), make("span"), make("span", "restart")];
+    left.append(view.count, view.of, view.restart);
+    view.quota.append(rails, left);
     view.row.append(who, box, view.quota);
     view.numbers = ["Requests/s", "Tokens/s", "First byte", "429s absorbed"].map((label) => {
       const cell = make("p", "number"), value = make("span", "value", "–");
@@ -244,6 +296,7 @@
     view.details = make("details");
     view.summary = make("summary");
     view.more = make("div", "more");
+    view.why = make("div", "why");
     view.details.append(view.summary, view.more);
     view.details.addEventListener("toggle", () => { const b = find(name); if (b) more(view, b); });
     view.box.append(view.ul, view.details);
@@ -285,11 +338,17 @@
       const part = Math.min(1, remaining / limit);
       mark(row.quota, "level", part < .1 ? "out" : part < .25 ? "low" : "well");
       row.fill.style.transform = `scaleX(${part.toFixed(4)})`;
-      row.left.replaceChildren(make("b", "", short(remaining)), ` of ${short(limit)} tokens`);
+      const restart = quota.restart_ms == null ? null : Math.min(60000, quota.restart_ms);
+      row.minute.style.transform = `scaleX(${restart == null ? 0 : (restart / 60000).toFixed(4)})`;
+      put(row.count, short(remaining));
+      put(row.of, ` of ${short(limit)} tokens`);
+      put(row.restart, restart == null || part >= 1 ? "" : `all again in ${span(Math.ceil(restart / 1000) * 1000)}`);
     } else {
       mark(row.quota, "level", "unknown");
-      row.fill.style.transform = "scaleX(0)";
-      put(row.left, limit ? `of ${short(limit)} tokens` : "quota not told");
+      row.fill.style.transform = row.minute.style.transform = "scaleX(0)";
+      put(row.count, "");
+      put(row.of, limit ? `of ${short(limit)} tokens` : "quota not told");
+      put(row.restart, "");
     }
     const requests = perSecond((p) => p.lanes.get(row.id)?.[0]), tokens = perSecond((p) => p.lanes.get(row.id)?.[1]);
     const texts = [requests == null ? "–" : rate(requests), tokens == null ? "–" : rate(tokens),
@@ -336,7 +395,34 @@
       }
       right.append(make("h3", "", "Last troubles"), ul);
     }
+    right.append(view.why);
     view.more.replaceChildren(left, right);
+    why(view, b);
+  }
+
+  /** Who would serve its deployments now; asked every two seconds while somebody looks. */
+  async function why(view, b) {
+    const now = performance.now();
+    if (view.asked && now - view.asked < WHY_MS) return;
+    view.asked = now;
+    try {
+      const told = await Promise.all(list(b.lanes).slice(0, 3).map(async (lane) => {
+        const query = new URLSearchParams({ deployment: lane.deployment, backend: b.name });
+        return [lane, await (await fetch(address(`explain?${query}`), { cache: "no-store" })).json()];
+      }));
+      view.why.replaceChildren(...told.flatMap(([lane, explained]) => {
+        const ul = make("ul"), all = list(explained.backends);
+        for (const one of all.slice(0, MANY)) {
+          const li = make("li", one.turn === "not" ? "not" : "");
+          li.append(make("span", "", one.name), make("span", "", one.text));
+          ul.append(li);
+        }
+        if (all.length > MANY) ul.append(make("li", "", `and ${all.length - MANY} more`));
+        return [make("h3", "", `Who would serve ${shownAs(lane.deployment)} now`), explained.error ? make("p", "", explained.error) : ul];
+      }));
+    } catch {
+      // Whether the balancer answers is said at the top.
+    }
   }
 
   // ---- the list: groups, order, filter
@@ -574,6 +660,7 @@
     keepPoint();
     headline();
     figures();
+    callers();
     rows();
     tellNews();
     setLink("live");

@@ -30,10 +30,44 @@ pub struct StatusDocument {
     pub callers: CallersStatus,
     /// Tokens of all callers.
     pub tokens: TokensStatus,
+    /// The same by caller.
+    pub by_caller: ByCaller,
     /// Of responses, files and the like, which live on one backend each.
     pub objects: ObjectsStatus,
     /// In the order of the settings.
     pub backends: Vec<BackendStatus>,
+}
+
+/// Who uses it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ByCaller {
+    /// So far back `requests`, `failed` and `tokens` of each go.
+    pub lately_seconds: u64,
+    /// The heaviest of late first; at most fifty.
+    pub callers: Vec<CallerStatus>,
+    /// How many more there are.
+    pub others: usize,
+    /// Those together, without a name.
+    pub rest: Option<CallerStatus>,
+}
+
+/// One caller.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CallerStatus {
+    /// Its name; `anonymous` without a key, `other` for those beyond the metrics' bound together.
+    pub name: String,
+    /// Requests that ended, of late.
+    pub requests: u64,
+    /// Of them, answered 429 or 5xx.
+    pub failed: u64,
+    /// Tokens of prompts and answers, of late.
+    pub tokens: u64,
+    /// Requests since the start.
+    pub requests_total: u64,
+    /// Of them, answered 429 or 5xx.
+    pub failed_total: u64,
+    /// Tokens since the start.
+    pub tokens_total: u64,
 }
 
 /// What is known of objects that only one backend has.
@@ -210,8 +244,10 @@ pub struct FailureStatus {
 pub struct QuotaStatus {
     /// Tokens per minute.
     pub limit_tokens: Option<u64>,
-    /// Of them, left.
+    /// Of them, left, as far as it can be reckoned.
     pub remaining_tokens: Option<u64>,
+    /// Until its minute begins again, where that is known.
+    pub restart_ms: Option<u64>,
 }
 
 #[cfg(test)]
@@ -270,6 +306,11 @@ pub(super) mod tests {
             draining: false,
             callers: CallersStatus::default(),
             tokens: TokensStatus::default(),
+            by_caller: ByCaller {
+                lately_seconds: 300,
+                callers: vec![CallerStatus { name: "app".into(), requests: 3, ..CallerStatus::default() }],
+                ..ByCaller::default()
+            },
             objects: ObjectsStatus::default(),
             backends: vec![backend],
         }
@@ -284,6 +325,8 @@ pub(super) mod tests {
             "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,
                 "in_flight":0,"failovers_total":0,"exhausted_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
+            "by_caller":{"lately_seconds":300,"callers":[{"name":"app","requests":3,"failed":0,"tokens":0,
+                "requests_total":0,"failed_total":0,"tokens_total":0}],"others":0,"rest":null},
             "objects":{"ids":0,"absent":0,"lookups_total":0},
             "backends":[{"name":"west","url":"https://west.openai.azure.com","priority":1,"weight":1,
                 "credential":"ready","credential_cause":null,"credential_valid_seconds":1800,
@@ -293,7 +336,7 @@ pub(super) mod tests {
                 "lanes":[{"deployment":"gpt-4o","state":"cooling","remaining_ms":1500,
                     "cause":"retry-after-ms","in_flight":0,"requests_total":0,"served_total":0,
                     "throttled_total":0,"failed_total":0,"tokens_total":0,
-                    "quota":{"limit_tokens":null,"remaining_tokens":null},"first_byte_ms":180,
+                    "quota":{"limit_tokens":null,"remaining_tokens":null,"restart_ms":null},"first_byte_ms":180,
                     "failures":[{"cause":"503","times":2,"ago_ms":4000}]}]}]}"#;
         let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
         assert_eq!(serde_json::to_value(document()).unwrap(), expected);

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::certificate::{ListenerCertificate, sentence};
+use super::explain::explain;
 use super::traces::{LONGEST_END, Sending};
-use crate::admin::status::{BackendStatus, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus};
+use crate::admin::explain::{ExplainAsk, ExplainDocument};
+use crate::admin::status::{
+    BackendStatus, ByCaller, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus,
+};
 use crate::admin::{Admin, Doors};
 use crate::balance::{Pool, PoolSnapshot};
 use crate::identity::callers::Callers;
@@ -33,6 +37,7 @@ use crate::net::workers::Workers;
 use crate::proxy::{Edge, EdgeSettings, Proxy, Shared, UnusableEdge};
 use crate::settings::Settings;
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::callers::CallersLately;
 use crate::telemetry::log::{DirectiveProblem, Directives};
 use crate::telemetry::metrics::{Metrics, PoolGauges};
 use crate::telemetry::request_id::RequestIds;
@@ -120,6 +125,7 @@ struct View {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     spans: Arc<Spans>,
+    callers: Arc<Mutex<CallersLately>>,
     sink: Sink,
     started: Instant,
     listen: SocketAddr,
@@ -163,6 +169,7 @@ impl View {
             draining: self.shared.health.draining(),
             callers: CallersStatus::from(&totals),
             tokens: TokensStatus::from(&totals),
+            by_caller: ByCaller::from(self.look_at_callers().told()),
             objects: ObjectsStatus::from(self.shared.pins().counts()),
             backends: snapshot
                 .backends
@@ -180,6 +187,16 @@ impl View {
                 })
                 .collect(),
         }
+    }
+
+    fn look_at_callers(&self) -> MutexGuard<'_, CallersLately> {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.look(clock::now(), self.metrics.callers());
+        callers
+    }
+
+    fn explain(&self, ask: &ExplainAsk) -> Result<ExplainDocument, String> {
+        explain(&self.shared.pool(), clock::now(), ask)
     }
 
     fn metrics(&self) -> String {
@@ -237,6 +254,7 @@ impl Balancer {
             shared,
             metrics: Arc::new(Metrics::new()),
             spans: Arc::new(Spans::new(fastrand::u64(..))),
+            callers: Arc::default(),
             sink,
             started: clock::now(),
             listen,
@@ -303,6 +321,14 @@ impl Balancer {
     #[must_use]
     pub fn status(&self) -> StatusDocument {
         self.view.status(&self.view.pool())
+    }
+
+    /// What `GET /explain` says.
+    ///
+    /// # Errors
+    /// A sentence: there is no such deployment or backend.
+    pub fn explain(&self, ask: &ExplainAsk) -> Result<ExplainDocument, String> {
+        self.view.explain(ask)
     }
 
     /// Stops in order: unready at once, accepting for `drain_delay`, ending for `drain_timeout`.
@@ -487,6 +513,7 @@ impl Control {
     fn admin(&self) -> Admin {
         let (of_status, of_metrics, of_drain) = (self.view.clone(), self.view.clone(), self.view.clone());
         let (of_pool, of_changes, of_failed) = (self.view.clone(), self.view.clone(), self.view.clone());
+        let of_explain = self.view.clone();
         let shared = Arc::clone(&self.view.shared);
         let doors = Doors {
             readiness: Rc::new(move || shared.health.readiness()),
@@ -494,6 +521,7 @@ impl Control {
             changes: Rc::new(move || of_changes.shared.pool().changes_so_far()),
             failed: Rc::new(move || of_failed.metrics.totals().failed),
             status: Rc::new(move |pool| of_status.status(pool)),
+            explain: Rc::new(move |ask| of_explain.explain(ask)),
             metrics: Rc::new(move || of_metrics.metrics()),
             set_drained: Rc::new(move |name, drained| of_drain.set_drained(name, drained)),
         };
@@ -539,6 +567,7 @@ impl Control {
                         return false;
                     }
                     self.tell_changes();
+                    drop(self.view.look_at_callers());
                 }
             }
         }

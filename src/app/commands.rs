@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,7 +19,7 @@ use crate::settings::{self, Environment, Place, Settings, Source};
 use crate::simulator::{Simulator, SimulatorSettings};
 use crate::telemetry::log;
 use crate::telemetry::sink::Sink;
-use crate::terminal::{Status, ViewOptions, run_view};
+use crate::terminal::{Explained, Status, ViewOptions, run_view};
 
 /// All went well.
 pub const OK: u8 = 0;
@@ -94,13 +95,13 @@ pub fn serve(config: Option<PathBuf>, environment: &Environment, no_color: Optio
         Err(code) => return code,
     };
     let sink = match Sink::new(io::stdout(), settings.log.format) {
-        Ok(sink) => sink,
+        Ok(sink) => sink.coloured(log::colours(no_color)),
         Err(error) => {
             complain(&format!("the log cannot start: {error}"));
             return FAILED;
         }
     };
-    if let Err(error) = log::start(&settings.log, &sink, log::colours(no_color)) {
+    if let Err(error) = log::start(&settings.log, &sink) {
         complain(&error.to_string());
         return FAILED;
     }
@@ -281,6 +282,11 @@ pub fn top(admin: &str, token: Option<&str>, no_color: Option<&OsStr>) -> u8 {
         }
     };
     let get = || fetch.get().and_then(|document| Status::parse(&document));
+    let explain = |backend: &str, deployment: &str| {
+        let escaped = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let query = format!("deployment={}&backend={}", escaped(deployment), escaped(backend));
+        fetch.get_beside("explain", &query).and_then(|document| Explained::parse(&document))
+    };
     let view = ViewOptions {
         title: "Sidestep".to_owned(),
         notes: Vec::new(),
@@ -289,7 +295,7 @@ pub fn top(admin: &str, token: Option<&str>, no_color: Option<&OsStr>) -> u8 {
         plain: !io::stdout().is_terminal(),
         colour: log::colours(no_color),
     };
-    let shown = run_view(|| get().map_err(|error| format!("cannot reach {admin}: {error}")), view);
+    let shown = run_view(|| get().map_err(|error| format!("cannot reach {admin}: {error}")), explain, view);
     match shown {
         Ok(_) => OK,
         Err(error) => {

@@ -22,12 +22,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::balancer::{Balancer, StartError};
 use super::commands::{FAILED, OK, complain, say, stop_flag};
+use crate::admin::explain::ExplainAsk;
 use crate::net::upstream::{Origin, RequestBody, Reuse, Tls, Upstream, UpstreamSettings};
 use crate::settings::{self, Environment, Source};
 use crate::simulator::{Simulator, demo_settings};
 use crate::telemetry::log;
 use crate::telemetry::sink::Sink;
-use crate::terminal::{Status, ViewOptions, run_view, summary};
+use crate::terminal::{Explained, Status, ViewOptions, run_view, summary};
 
 /// Where callers find the demo, if it is free.
 const PORT: u16 = 8080;
@@ -84,7 +85,12 @@ fn run(options: &DemoOptions, rate: f64, no_color: Option<&OsStr>) -> Result<(),
         let document = serde_json::to_vec(&balancer.status()).map_err(|error| error.to_string())?;
         Status::parse(&document)
     };
-    let shown = run_view(status, view).map_err(|error| error.to_string())?;
+    let explain = |backend: &str, deployment: &str| -> Result<Explained, String> {
+        let ask = ExplainAsk { backend: Some(backend.to_owned()), ..ExplainAsk::of(deployment) };
+        let document = serde_json::to_vec(&balancer.explain(&ask)?).map_err(|error| error.to_string())?;
+        Explained::parse(&document)
+    };
+    let shown = run_view(status, explain, view).map_err(|error| error.to_string())?;
     done.store(true, Ordering::Relaxed);
     let _panicked = callers.join();
     let last = status().ok().or(shown.last);

@@ -1,13 +1,14 @@
 //! Composition: settings become rooms, rooms become a running balancer. The only room that knows all others.
 //!
 //! `balancer` is the daemon as a value (start, look at, drain, wait), which `serve`, the demo, and the tests
-//! share, `certificate` its listener's; `commands` are the command line's verbs, `online` one of them; `demo` puts the simulator under it and callers before it; `traces` sends spans.
+//! share, `certificate` its listener's; `commands` are the command line's verbs, `online` one of them; `explain` puts an operator's question to the pool; `demo` puts the simulator under it and callers before it; `traces` sends spans.
 //! No decision about a request is made here.
 
 pub mod balancer;
 mod certificate;
 pub mod commands;
 mod demo;
+mod explain;
 mod fetch;
 mod online;
 mod traces;

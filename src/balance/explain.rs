@@ -10,6 +10,8 @@ use super::standing::{Candidate, Standing, View};
 /// The choice for one request at one moment. Displays as one line for each backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
+    /// The deployment is in the settings, or was served once somewhere: otherwise its name may be an invention.
+    pub known: bool,
     /// Every backend of the settings: those that would serve first, as they would be tried, then the others.
     pub backends: Vec<Explained>,
 }
@@ -85,6 +87,71 @@ pub enum Obstacle {
     Unserved,
 }
 
+impl Turn {
+    /// The word for programs; what keeps it away is said by its [`Obstacle`].
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Home => "home",
+            Self::Drawn { .. } => "drawn",
+            Self::Spillover => "spillover",
+            Self::Last(_) => "last",
+            Self::Not(_) => "not",
+        }
+    }
+
+    /// What keeps the request from it.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        match self {
+            Self::Home | Self::Drawn { .. } | Self::Spillover => None,
+            Self::Last(obstacle) | Self::Not(obstacle) => Some(*obstacle),
+        }
+    }
+}
+
+impl Obstacle {
+    /// The word for programs.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Full { .. } => "full",
+            Self::TooSmall => "too_small",
+            Self::Cooling { .. } => "cooling",
+            Self::Resting { .. } => "resting",
+            Self::Probing => "probing",
+            Self::TooLarge => "too_large",
+            Self::Refused => "refused",
+            Self::Absent => "absent",
+            Self::Unsupported => "unsupported",
+            Self::NoCredential => "no_credential",
+            Self::OutOfUse => "out_of_use",
+            Self::Unserved => "unserved",
+        }
+    }
+
+    /// Until it is out of the way, where that is known.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        match self {
+            Self::Full { remaining } | Self::Cooling { remaining } | Self::Resting { remaining } => {
+                Some(*remaining)
+            }
+            Self::Silent
+            | Self::TooSmall
+            | Self::Probing
+            | Self::TooLarge
+            | Self::Refused
+            | Self::Absent
+            | Self::Unsupported
+            | Self::NoCredential
+            | Self::OutOfUse
+            | Self::Unserved => None,
+        }
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = |remaining: &Duration| remaining.as_secs_f64();
@@ -145,7 +212,8 @@ pub(super) fn explain(view: View<'_>) -> Explanation {
     // What is asked in the last resort stands before what is not.
     others.sort_by_key(|explained| matches!(explained.turn, Turn::Not(_)));
     backends.extend(others);
-    Explanation { backends }
+    let mut lanes = view.ways.iter().flatten().filter_map(|way| view.lanes.get(way.lane));
+    Explanation { known: view.ask.deployment.is_none() || lanes.any(|lane| lane.known), backends }
 }
 
 fn take_turns(view: View<'_>, able: &[Able], first: bool, backends: &mut Vec<Explained>) {

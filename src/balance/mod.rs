@@ -108,6 +108,16 @@ impl Deployments {
         }
     }
 
+    /// A name of callers that leads to the deployment `there`.
+    #[must_use]
+    pub fn asked_as<'a>(&'a self, there: &'a str) -> Option<&'a str> {
+        match self {
+            Self::Any => Some(there),
+            Self::Named(names) => names.iter().find(|(_, to)| *to == there).map(|(name, _)| name.as_str()),
+            Self::AllAs(name) => (name == there).then_some(there),
+        }
+    }
+
     /// Whether a lane of this name there can still be asked for.
     fn leads_to(&self, there: &str) -> bool {
         match self {

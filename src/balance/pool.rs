@@ -355,6 +355,13 @@ impl Pool {
         self.backends.iter().any(named).then(|| self.routes.known_names())
     }
 
+    /// A name of callers that leads to the deployment called `there` on the backend of this name.
+    #[must_use]
+    pub fn asked_as<'a>(&'a self, backend: &str, there: &'a str) -> Option<&'a str> {
+        let backend = self.backends.iter().find(|known| &*known.settings.name == backend)?;
+        backend.settings.deployments.asked_as(there)
+    }
+
     /// Takes a backend out of use, or back. Requests in flight there go on. An unknown position changes nothing.
     pub fn set_drained(&mut self, backend: usize, drained: bool) {
         if let Some(backend) = self.backends.get_mut(backend) {

@@ -222,6 +222,12 @@ impl Ledger {
         }
     }
 
+    /// What the backend that served calls the deployment; not known of a backend that later settings brought.
+    fn deployment_there(&self) -> Option<&str> {
+        let backend = self.edge.backends.get(self.served_by?)?;
+        backend.deployments.there(self.deployment.as_deref()?)
+    }
+
     /// Writes the record; the first call counts.
     pub(super) fn end(&mut self, now: Instant, ended: Ended) {
         if std::mem::replace(&mut self.written, true) {
@@ -242,6 +248,7 @@ impl Ledger {
             method: self.method.as_str(),
             operation: self.operation,
             deployment: self.deployment.as_deref(),
+            deployment_there: self.deployment_there(),
             status: self.status,
             backends,
             served_by: self.served_by,

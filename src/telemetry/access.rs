@@ -37,6 +37,8 @@ pub struct AccessRecord<'a> {
     pub operation: &'a str,
     /// The deployment that was asked for, as the caller names it.
     pub deployment: Option<&'a str>,
+    /// What the backend that served it calls the deployment; for the metrics alone.
+    pub deployment_there: Option<&'a str>,
     /// The status that the caller got; 0 when it left before.
     pub status: u16,
     /// The names of all backends, by index.
@@ -191,67 +193,45 @@ impl AccessRecord<'_> {
         self.backends.get(index).map_or("?", |name| name)
     }
 
-    /// Appends one line for people; `now` as from [`Stamp::at`].
-    pub fn write_text(&self, out: &mut Vec<u8>, now: &[u8; 24]) {
-        let put = |out: &mut Vec<u8>, text: &str| out.extend_from_slice(text.as_bytes());
-        out.extend_from_slice(now);
-        put(out, "  INFO request id=");
-        put(out, self.id.as_str());
+    /// Appends one line for people; `now` as from [`Stamp::at`]. What most lines have stands in columns, so that an eye
+    /// runs down them; what is absent is `-`.
+    pub fn write_text(&self, out: &mut Vec<u8>, now: &[u8; 24], colours: bool) {
+        let mut line = Line { out, colours };
+        line.begin(now);
+        line.text("id", ID, Some(self.id.as_str()));
+        line.styled("status", STATUS, Some(status_colour(self.status)), |out| {
+            decimal(out, self.status.into())
+        });
+        line.text("caller", NAME, self.caller);
+        line.text("method", METHOD, Some(self.method));
+        line.text("operation", OPERATION, Some(self.operation));
+        line.text("deployment", DEPLOYMENT, self.deployment);
+        line.text("backend", NAME, self.served_by.map(|index| self.backend_name(index)));
+        line.millis("total_ms", MILLIS, Some(self.total));
+        line.millis("first_byte_ms", MILLIS, self.first_byte);
+        line.millis("ours_ms", OURS, Some(self.ours));
+        line.number("prompt_tokens", TOKENS, self.tokens.map(|tokens| tokens.prompt));
+        line.number("cached_tokens", TOKENS, self.tokens.map(|tokens| tokens.cached));
+        line.number("completion_tokens", TOKENS, self.tokens.map(|tokens| tokens.completion));
+        line.text("stream", FLAG, Some(if self.stream { "true" } else { "false" }));
+        line.text("ended", 0, Some(self.ended.word()));
+        if self.attempts.count() > 0 {
+            line.styled("attempts", 0, None, |out| self.write_text_attempts(out));
+        }
+        if self.tokens.is_some_and(|tokens| tokens.estimated) {
+            line.text("estimated", 0, Some("true"));
+        }
         if let Some(trace) = self.trace {
-            put(out, " trace_id=");
-            put(out, &trace.to_string());
+            line.text("trace_id", 0, Some(&trace.to_string()));
         }
-        if let Some(caller) = self.caller {
-            put(out, " caller=");
-            word(out, caller);
-        }
-        put(out, " method=");
-        word(out, self.method);
-        put(out, " operation=");
-        word(out, self.operation);
-        if let Some(deployment) = self.deployment {
-            put(out, " deployment=");
-            word(out, deployment);
-        }
-        put(out, " status=");
-        decimal(out, self.status.into());
-        if let Some(backend) = self.served_by {
-            put(out, " backend=");
-            word(out, self.backend_name(backend));
-        }
-        self.write_text_attempts(out);
-        if let Some(first_byte) = self.first_byte {
-            put(out, " first_byte_ms=");
-            millis(out, first_byte);
-        }
-        put(out, " total_ms=");
-        millis(out, self.total);
-        put(out, " ours_ms=");
-        millis(out, self.ours);
-        if let Some(tokens) = self.tokens {
-            put(out, " prompt_tokens=");
-            decimal(out, tokens.prompt);
-            put(out, " cached_tokens=");
-            decimal(out, tokens.cached);
-            put(out, " completion_tokens=");
-            decimal(out, tokens.completion);
-            put(out, if tokens.estimated { " estimated=true" } else { "" });
-        }
-        put(out, if self.stream { " stream=true" } else { " stream=false" });
-        put(out, " ended=");
-        word(out, self.ended.word());
         if let Some(error) = self.error {
-            put(out, " error=");
-            word(out, error);
+            line.text("error", 0, Some(error));
         }
-        out.push(b'\n');
+        line.out.push(b'\n');
     }
 
     fn write_text_attempts(&self, out: &mut Vec<u8>) {
-        if self.attempts.count() == 0 {
-            return;
-        }
-        out.extend_from_slice(b" attempts=\"");
+        out.push(b'"');
         for (n, note) in self.attempts.named().enumerate() {
             if n > 0 {
                 out.extend_from_slice(b", ");
@@ -332,6 +312,95 @@ impl AccessRecord<'_> {
     }
 }
 
+/// Widths of the columns of a line for people; a longer value takes what it needs.
+const ID: usize = 16;
+const STATUS: usize = 3;
+const NAME: usize = 12;
+const METHOD: usize = 4;
+const OPERATION: usize = 11;
+const DEPLOYMENT: usize = 16;
+const MILLIS: usize = 9;
+const OURS: usize = 6;
+const TOKENS: usize = 5;
+const FLAG: usize = 5;
+
+/// One line for people as it grows.
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    /// Names are faint, so that values stand out.
+    colours: bool,
+}
+
+impl Line<'_> {
+    fn begin(&mut self, now: &[u8; 24]) {
+        if self.colours {
+            self.out.extend_from_slice(b"\x1b[2m");
+            self.out.extend_from_slice(now);
+            self.out.extend_from_slice(b"\x1b[0m  \x1b[32mINFO\x1b[0m request");
+        } else {
+            self.out.extend_from_slice(now);
+            self.out.extend_from_slice(b"  INFO request");
+        }
+    }
+
+    /// ` name=value`, filled with spaces up to `width` where another field will follow.
+    fn styled(&mut self, name: &str, width: usize, colour: Option<&str>, value: impl FnOnce(&mut Vec<u8>)) {
+        if self.colours {
+            self.out.extend_from_slice(b"\x1b[2m ");
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.extend_from_slice(b"=\x1b[0m");
+        } else {
+            self.out.push(b' ');
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.push(b'=');
+        }
+        let colour = colour.filter(|_| self.colours);
+        if let Some(colour) = colour {
+            self.out.extend_from_slice(colour.as_bytes());
+        }
+        let from = self.out.len();
+        value(self.out);
+        // Bytes that go on with a character begin with 10.
+        let long =
+            self.out.get(from..).unwrap_or_default().iter().filter(|byte| **byte & 0xC0 != 0x80).count();
+        if colour.is_some() {
+            self.out.extend_from_slice(b"\x1b[0m");
+        }
+        self.out.resize(self.out.len() + width.saturating_sub(long), b' ');
+    }
+
+    fn text(&mut self, name: &str, width: usize, value: Option<&str>) {
+        self.styled(name, width, None, |out| match value {
+            Some(value) => word(out, value),
+            None => out.push(b'-'),
+        });
+    }
+
+    fn number(&mut self, name: &str, width: usize, value: Option<u64>) {
+        self.styled(name, width, None, |out| match value {
+            Some(value) => decimal(out, value),
+            None => out.push(b'-'),
+        });
+    }
+
+    fn millis(&mut self, name: &str, width: usize, value: Option<Duration>) {
+        self.styled(name, width, None, |out| match value {
+            Some(value) => millis(out, value),
+            None => out.push(b'-'),
+        });
+    }
+}
+
+fn status_colour(status: u16) -> &'static str {
+    match status {
+        200..400 => "\x1b[32m",
+        429 => "\x1b[33m",
+        500.. => "\x1b[31m",
+        // The caller left, or was itself to blame.
+        _ => "\x1b[36m",
+    }
+}
+
 fn optional_json(out: &mut Vec<u8>, text: Option<&str>) {
     match text {
         Some(text) => json(out, text),
@@ -365,7 +434,7 @@ impl AccessLog {
         line.clear();
         let now = stamp.at(clock::wall());
         match self.format {
-            LogFormat::Text => record.write_text(line, now),
+            LogFormat::Text => record.write_text(line, now, self.sink.colours()),
             LogFormat::Json => record.write_json(line, now),
         }
         self.sink.line(line);
@@ -374,8 +443,10 @@ impl AccessLog {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::mpsc::channel;
+
     use super::super::request_id::RequestIds;
-    use super::super::sink::tests::Page;
+    use super::super::sink::tests::{Page, Stalled};
     use super::*;
 
     const NOW: &[u8; 24] = b"2026-09-21T14:13:20.007Z";
@@ -394,6 +465,7 @@ pub(super) mod tests {
             method: "POST",
             operation: "chat",
             deployment: Some("gpt-4o"),
+            deployment_there: None,
             status: 200,
             backends,
             served_by: Some(1),
@@ -411,7 +483,7 @@ pub(super) mod tests {
 
     fn text_of(record: &AccessRecord<'_>) -> String {
         let mut out = Vec::new();
-        record.write_text(&mut out, NOW);
+        record.write_text(&mut out, NOW, false);
         String::from_utf8(out).unwrap()
     }
 
@@ -430,13 +502,63 @@ pub(super) mod tests {
         assert_eq!(
             text_of(&record),
             format!(
-                "2026-09-21T14:13:20.007Z  INFO request id={} caller=app method=POST operation=chat \
-                 deployment=gpt-4o status=200 backend=west attempts=\"east throttled, west served\" \
-                 first_byte_ms=340.500 total_ms=812.000 ours_ms=0.210 prompt_tokens=120 cached_tokens=64 \
-                 completion_tokens=45 stream=true ended=completed\n",
+                "2026-09-21T14:13:20.007Z  INFO request id={} status=200 caller=app          method=POST \
+                 operation=chat        deployment=gpt-4o           backend=west         total_ms=812.000   \
+                 first_byte_ms=340.500   ours_ms=0.210  prompt_tokens=120   cached_tokens=64    \
+                 completion_tokens=45    stream=true  ended=completed attempts=\"east throttled, west served\"\n",
                 record.id
             )
         );
+    }
+
+    #[test]
+    fn the_columns_of_unlike_records_stand_below_each_other() {
+        let backends = ["east".into(), "west".into()];
+        let attempts = AttemptNotes::default();
+        let served = record(&backends, &attempts);
+        let mut refused = served.clone();
+        (refused.caller, refused.deployment, refused.served_by) = (Some("größer"), None, None);
+        (refused.tokens, refused.first_byte, refused.status, refused.operation) =
+            (None, None, 0, "embeddings");
+        refused.total = Duration::from_secs(61);
+        let starts = |record: &AccessRecord<'_>| -> Vec<usize> {
+            let text = text_of(record);
+            let text: Vec<char> = text.chars().collect();
+            (0..text.len()).filter(|at| text[*at] == '=').collect()
+        };
+        assert_eq!(starts(&served).len(), 15);
+        // A status of one digit moves nothing either.
+        assert_eq!(starts(&served), starts(&refused), "{}{}", text_of(&served), text_of(&refused));
+    }
+
+    #[test]
+    fn colours_are_added_where_the_output_is_a_terminal_and_change_no_word() {
+        let backends = ["east".into(), "west".into()];
+        let attempts = notes(&[(0, "throttled"), (1, "served")]);
+        for (status, colour) in [(200, "32"), (404, "36"), (429, "33"), (503, "31"), (0, "36")] {
+            let mut record = record(&backends, &attempts);
+            record.status = status;
+            let mut out = Vec::new();
+            record.write_text(&mut out, NOW, true);
+            let coloured = String::from_utf8(out).unwrap();
+            assert!(coloured.contains(&format!("\u{1b}[{colour}m{status}\u{1b}[0m")), "{coloured:?}");
+            let mut plain = coloured;
+            for code in ["0", "2", "31", "32", "33", "36"] {
+                plain = plain.replace(&format!("\u{1b}[{code}m"), "");
+            }
+            assert_eq!(plain, text_of(&record));
+        }
+        let page = Page::default();
+        for sink in [Sink::new(page.clone(), LogFormat::Text), Sink::new(page.clone(), LogFormat::Json)] {
+            let sink = sink.unwrap().coloured(true);
+            let format = if sink.colours() { LogFormat::Text } else { LogFormat::Json };
+            AccessLog::new(sink.clone(), format, &"info".parse().unwrap())
+                .write(&record(&backends, &attempts));
+            assert!(sink.flush(Duration::from_secs(30)));
+        }
+        let text = page.text();
+        assert!(text.lines().any(|line| line.starts_with('{') && !line.contains('\u{1b}')), "{text:?}");
+        assert!(text.lines().any(|line| line.contains("\u{1b}[32m200")), "{text:?}");
     }
 
     #[test]
@@ -465,7 +587,12 @@ pub(super) mod tests {
         (record.served_by, record.tokens, record.first_byte, record.caller) = (None, None, None, None);
         (record.status, record.ended) = (429, Ended::AnsweredHere);
         let text = text_of(&record);
-        assert!(!text.contains("backend=") && !text.contains("tokens") && !text.contains("attempts="));
+        for absent in
+            [" caller=- ", " backend=- ", " first_byte_ms=- ", " prompt_tokens=- ", " completion_tokens=- "]
+        {
+            assert!(text.contains(absent), "{absent} in {text}");
+        }
+        assert!(!text.contains("attempts="));
         assert!(text.contains("status=429") && text.contains("ended=\"answered here\""));
         let json = json_of(&record);
         assert!(json["backend"].is_null() && json["caller"].is_null() && json["first_byte_ms"].is_null());
@@ -509,5 +636,25 @@ pub(super) mod tests {
         }
         assert!(sink.flush(Duration::from_secs(30)));
         assert_eq!(page.text().lines().count(), 1);
+    }
+
+    #[test]
+    fn at_twenty_thousand_requests_a_second_a_reader_may_stall_for_a_third_of_a_second() {
+        let backends = ["contoso-west-europe".into(), "contoso-east".into()];
+        let attempts = notes(&[(0, "throttled"), (1, "served")]);
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let (began, writes) = channel();
+            let (let_go, go) = channel();
+            let page = Page::default();
+            let sink = Sink::new(Stalled { page: page.clone(), began, go }, format).unwrap();
+            let log = AccessLog::new(sink.clone(), format, &"info".parse().unwrap());
+            log.write(&record(&backends, &attempts));
+            writes.recv().unwrap(); // From here on nobody reads.
+            (0..20_000 / 3).for_each(|_| log.write(&record(&backends, &attempts)));
+            assert_eq!(sink.dropped(), 0, "{format:?}");
+            drop(let_go);
+            assert!(sink.flush(Duration::from_secs(30)));
+            assert_eq!(page.text().lines().count(), 1 + 20_000 / 3);
+        }
     }
 }

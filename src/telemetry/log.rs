@@ -88,9 +88,9 @@ pub fn colours(no_color: Option<&OsStr>) -> bool {
 ///
 /// # Errors
 /// When the level is not understood, or a log is running already.
-pub fn start(settings: &LogSettings, sink: &Sink, colours: bool) -> Result<(), LogProblem> {
+pub fn start(settings: &LogSettings, sink: &Sink) -> Result<(), LogProblem> {
     let directives = settings.level.parse()?;
-    tracing::subscriber::set_global_default(subscriber(directives, sink, settings.format, colours))?;
+    tracing::subscriber::set_global_default(subscriber(directives, sink, settings.format))?;
     Ok(())
 }
 
@@ -99,12 +99,11 @@ pub fn subscriber(
     directives: Directives,
     sink: &Sink,
     format: LogFormat,
-    colours: bool,
 ) -> impl Subscriber + Send + Sync + use<> {
     let enabled = move |metadata: &Metadata<'_>| {
         metadata.is_event() && directives.enables(metadata.target(), *metadata.level())
     };
-    let lines = Lines { sink: sink.clone(), format, colours: colours && format == LogFormat::Text };
+    let lines = Lines { sink: sink.clone(), format };
     tracing_subscriber::registry().with(lines.with_filter(filter_fn(enabled)))
 }
 
@@ -112,7 +111,6 @@ pub fn subscriber(
 struct Lines {
     sink: Sink,
     format: LogFormat,
-    colours: bool,
 }
 
 thread_local! {
@@ -145,7 +143,7 @@ impl Lines {
         };
         // Writing to a `Vec` cannot fail.
         let stamp = String::from_utf8_lossy(now);
-        let _ = if self.colours {
+        let _ = if self.sink.colours() {
             write!(line, "\x1b[2m{stamp}\x1b[0m \x1b[{colour}m{word}\x1b[0m")
         } else {
             write!(line, "{stamp} {word}")
@@ -268,8 +266,8 @@ mod tests {
 
     fn logged(level: &str, format: LogFormat, colours: bool, events: impl FnOnce()) -> String {
         let page = Page::default();
-        let sink = Sink::new(page.clone(), format).unwrap();
-        let subscriber = subscriber(level.parse().unwrap(), &sink, format, colours);
+        let sink = Sink::new(page.clone(), format).unwrap().coloured(colours);
+        let subscriber = subscriber(level.parse().unwrap(), &sink, format);
         tracing::subscriber::with_default(subscriber, events);
         assert!(sink.flush(Duration::from_secs(30)));
         page.text()

@@ -1,7 +1,7 @@
 //! What operators see: the log, one access record per request, metrics, health.
 //!
 //! Owns: the only writer of standard output ([`sink`]), the lines on it ([`log`], [`access`]), the counters
-//! ([`metrics`]), spans ([`traces`]), request ids, the answer to "are you well" ([`health`]) and the only reader of wall time
+//! ([`metrics`]) and who they were of late ([`callers`]), spans ([`traces`]), request ids, the answer to "are you well" ([`health`]) and the only reader of wall time
 //! ([`clock`]). It does not decide anything and holds no content: no prompt, completion, tool text or key can
 //! reach it, because no type in here has a place for one.
 //!
@@ -10,6 +10,7 @@
 //! which are counted, and never a request.
 
 pub mod access;
+pub mod callers;
 pub mod change;
 pub mod clock;
 pub mod health;

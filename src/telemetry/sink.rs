@@ -20,7 +20,11 @@ const KEPT: usize = 256 * 1024;
 ///
 /// That thread sleeps while there is nothing to write (no wake-ups when idle) and is woken once per batch.
 #[derive(Clone)]
-pub struct Sink(Arc<Shared>);
+pub struct Sink {
+    shared: Arc<Shared>,
+    format: LogFormat,
+    colours: bool,
+}
 
 struct Shared {
     state: Mutex<State>,
@@ -47,7 +51,7 @@ struct State {
 
 impl fmt::Debug for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sink").field("capacity", &self.0.capacity).finish_non_exhaustive()
+        f.debug_struct("Sink").field("capacity", &self.shared.capacity).finish_non_exhaustive()
     }
 }
 
@@ -78,37 +82,52 @@ impl Sink {
         let of_writer = Arc::clone(&shared);
         // Never joined: it may be blocked on an output that nobody reads.
         std::thread::Builder::new().name("log".into()).spawn(move || of_writer.write_all(output, format))?;
-        Ok(Self(shared))
+        Ok(Self { shared, format, colours: false })
+    }
+
+    /// The same output as a terminal that shows colours, or not.
+    #[must_use]
+    pub fn coloured(self, colours: bool) -> Self {
+        Self { colours: colours && self.format == LogFormat::Text, ..self }
+    }
+
+    /// Whether lines may bring colours.
+    #[must_use]
+    pub fn colours(&self) -> bool {
+        self.colours
     }
 
     /// Takes one line, with its final newline. Dropped whole when the buffer is full.
     pub fn line(&self, line: &[u8]) {
-        let mut state = self.0.lock();
-        if state.pending.len() + line.len() > self.0.capacity {
+        let mut state = self.shared.lock();
+        if state.pending.len() + line.len() > self.shared.capacity {
             state.dropped += 1;
             state.untold += 1;
             return;
         }
         state.pending.extend_from_slice(line);
-        let full = state.pending.len() > self.0.capacity / 2 && !state.hurry;
+        let full = state.pending.len() > self.shared.capacity / 2 && !state.hurry;
         if !state.sleeping && !full {
             return;
         }
         state.sleeping = false;
         state.hurry |= full;
         drop(state);
-        self.0.wake.notify_one();
+        self.shared.wake.notify_one();
     }
 
     /// Waits until all that was taken is written, at most `limit`. True when it is.
     #[must_use]
     pub fn flush(&self, limit: Duration) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.shared.lock();
         state.hurry = true;
-        self.0.wake.notify_one();
+        self.shared.wake.notify_one();
         let waiting = |state: &mut State| !state.pending.is_empty() || state.writing;
-        let (mut state, result) =
-            self.0.written.wait_timeout_while(state, limit, waiting).unwrap_or_else(PoisonError::into_inner);
+        let (mut state, result) = self
+            .shared
+            .written
+            .wait_timeout_while(state, limit, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
         state.hurry = false;
         !result.timed_out()
     }
@@ -116,7 +135,7 @@ impl Sink {
     /// Lines dropped so far, because the output was not read or could not be written.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.0.lock().dropped
+        self.shared.lock().dropped
     }
 }
 
@@ -215,10 +234,10 @@ pub(crate) mod tests {
     }
 
     /// An output whose reader stalls: it announces each write and takes nothing until it is let go.
-    struct Stalled {
-        page: Page,
-        began: Sender<()>,
-        go: Receiver<()>,
+    pub(crate) struct Stalled {
+        pub(crate) page: Page,
+        pub(crate) began: Sender<()>,
+        pub(crate) go: Receiver<()>,
     }
 
     impl Write for Stalled {

@@ -1,12 +1,12 @@
 //! The live view in the terminal, of `sidestep demo` and `sidestep top`.
 //!
-//! It reads status documents and nothing else, so it shows a daemon in this process and one far away
-//! in the same way, and can never get in a request's path. It does not fetch: the caller passes a
-//! function that does. It prints no logs and reads no environment.
+//! It reads status documents and explanations and nothing else, so it shows a daemon in this process and one far away
+//! in the same way, and can never get in a request's path. It does not fetch: the caller passes
+//! functions that do. It prints no logs and reads no environment.
 //!
 //! Pure parts, each fed with `now`: [`status`] (the document, made harmless), `history` (samples and
-//! rates), `story` (what happened, in sentences), `view` and `rows` (the picture), `plain` (lines
-//! for a pipe), [`summary()`]. Only this file reads a clock and touches the terminal, through
+//! rates), `story` (what happened, in sentences), `view` and `rows` (the picture), `detail` (one
+//! backend), `keys`, `plain` (lines for a pipe), [`summary()`]. Only this file reads a clock and touches the terminal, through
 //! ratatui, which draws the difference between two pictures; the terminal is given back on every
 //! way out, a panic included.
 
@@ -16,9 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
+mod detail;
+pub mod explained;
 mod history;
+mod keys;
 mod palette;
 mod plain;
 mod rows;
@@ -31,9 +34,11 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use self::explained::Explained;
 pub use self::status::Status;
 pub use self::summary::summary;
 
+use self::keys::press;
 use self::view::{Shown, ViewState};
 
 /// Between two documents on the screen; short, because a cooldown may last less than a second.
@@ -75,7 +80,7 @@ pub struct Ended {
 /// Why the view ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EndCause {
-    /// The user pressed q, Esc or Ctrl-C, or closed the pipe.
+    /// The user pressed q, Ctrl-C or, at the list, Esc; or closed the pipe.
     Quit,
     /// [`ViewOptions::seconds`] were over.
     Time,
@@ -85,11 +90,16 @@ pub enum EndCause {
 
 /// Shows documents from `fetch` until something ends it. Runs on the calling thread; `fetch` is
 /// called several times a second there, so it should answer or give up within a second. Its error is
-/// a short text that is shown while it is tried again.
+/// a short text that is shown while it is tried again. `explain` is asked once a second while one
+/// backend is looked at: by that backend's name and a deployment's name there.
 ///
 /// # Errors
 /// When the terminal or standard output cannot be used.
-pub fn run_view(fetch: impl FnMut() -> Result<Status, String>, options: ViewOptions) -> io::Result<Ended> {
+pub fn run_view(
+    fetch: impl FnMut() -> Result<Status, String>,
+    explain: impl FnMut(&str, &str) -> Result<Explained, String>,
+    options: ViewOptions,
+) -> io::Result<Ended> {
     let started = clock();
     let ends =
         Ends { stop: options.stop, at: options.seconds.and_then(|seconds| started.checked_add(seconds)) };
@@ -114,7 +124,7 @@ pub fn run_view(fetch: impl FnMut() -> Result<Status, String>, options: ViewOpti
     // `try_init` also makes a panic give the terminal back before its message is printed.
     let _restored = Restored;
     let terminal = ratatui::try_init()?;
-    show(terminal, fetch, state, &ends)
+    show(terminal, (fetch, explain), state, &ends)
 }
 
 /// Gives the terminal back when it goes out of scope.
@@ -144,7 +154,10 @@ impl Ends {
 
 fn show(
     mut terminal: DefaultTerminal,
-    mut fetch: impl FnMut() -> Result<Status, String>,
+    (mut fetch, mut explain): (
+        impl FnMut() -> Result<Status, String>,
+        impl FnMut(&str, &str) -> Result<Explained, String>,
+    ),
     mut state: ViewState,
     ends: &Ends,
 ) -> io::Result<Ended> {
@@ -152,6 +165,10 @@ fn show(
     loop {
         if next_fetch <= clock() {
             next_fetch = take(&mut state, fetch(), FETCH_EVERY);
+        }
+        if let Some((backend, deployment)) = state.unexplained(clock()) {
+            let explained = explain(&backend, &deployment);
+            state.explain(clock(), (backend, deployment), explained);
         }
         let mut shown = Shown::default();
         terminal.draw(|frame| shown = view::draw(frame, &state, clock()))?;
@@ -185,24 +202,6 @@ fn take(state: &mut ViewState, fetched: Result<Status, String>, every: Duration)
             now + RETRY_AFTER
         }
     }
-}
-
-/// Does what a key asks; true when it asks to end.
-fn press(state: &mut ViewState, key: KeyEvent, shown: Shown) -> bool {
-    let first = state.scroll.min(shown.last);
-    state.scroll = match key.code {
-        KeyCode::Char('q' | 'Q') | KeyCode::Esc => return true,
-        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return true,
-        KeyCode::Down | KeyCode::Char('j') => first + 1,
-        KeyCode::Up | KeyCode::Char('k') => first.saturating_sub(1),
-        KeyCode::PageDown | KeyCode::Char(' ') => first + shown.page,
-        KeyCode::PageUp => first.saturating_sub(shown.page),
-        KeyCode::Home | KeyCode::Char('g') => 0,
-        KeyCode::End | KeyCode::Char('G') => shown.last,
-        _ => first,
-    }
-    .min(shown.last);
-    false
 }
 
 fn print_lines(

@@ -30,6 +30,11 @@ impl Palette {
         Style::new().add_modifier(Modifier::DIM)
     }
 
+    /// A name, which the keys have `chosen` or not.
+    pub(super) const fn name(self, chosen: bool) -> Style {
+        if chosen { self.bold().add_modifier(Modifier::REVERSED) } else { self.bold() }
+    }
+
     /// Serving.
     pub(super) const fn good(self) -> Style {
         self.tinted(Color::Green)

@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 
 use super::history::{Sample, Track};
 use super::palette::Palette;
-use super::status::{Backend, State};
+use super::status::{Backend, Quota, State};
 use super::view::{ViewState, spread, total_width};
 use super::words;
 
@@ -24,6 +24,8 @@ const WORD: usize = 10;
 const LEFT: usize = 6;
 /// A strip's bars are at least on this scale, so that one request a second does not look like a storm.
 const SCALE_FLOOR: u64 = 4;
+/// Columns of what is left of a quota.
+const TOKENS: usize = 10;
 const BARS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
 
 /// Columns of the table, in characters.
@@ -108,10 +110,10 @@ pub(super) fn head(state: &ViewState, columns: &Columns, shown: &str, palette: P
     spread(left, right.collect(), columns.width)
 }
 
-/// One backend in `height` lines (1 to 3), its bars on the scale of `peak`.
+/// One backend in `height` lines (1 to 3), its bars on the scale of `peak`, marked where it is `chosen`.
 pub(super) fn backend(
     state: &ViewState,
-    backend: &Backend,
+    (backend, chosen): (&Backend, bool),
     columns: &Columns,
     (height, peak): (usize, u64),
     palette: Palette,
@@ -120,8 +122,10 @@ pub(super) fn backend(
     let track = state.history.track(&backend.name);
     let mut left = vec![
         Span::styled(format!("{} ", sign(backend.state)), palette.state(backend.state)),
-        Span::styled(pad(&backend.name, columns.name - 2), palette.bold()),
+        // Without its last column, so that a chosen name ends where it ends.
+        Span::styled(words::cut(&backend.name, columns.name.saturating_sub(3)), palette.name(chosen)),
     ];
+    left.push(Span::raw(" ".repeat(columns.name.saturating_sub(total_width(&left)))));
     left.extend(standing(state, backend, track, columns, (height == 1).then_some(peak), palette, now));
     let right = columns.numbers.iter().map(|(number, width)| {
         let (value, style) = match number {
@@ -162,8 +166,12 @@ fn standing(
     let mut spans = vec![Span::styled(format!("{word:<WORD$}"), style)];
     let room = columns.middle().saturating_sub(WORD);
     let Some(remaining) = state.remaining(backend.remaining_ms, now) else {
-        if let Some(peak) = single.filter(|_| 8 <= room) {
-            spans.extend(strip(track, (room - 2).min(STRIP).min(state.history.seconds()), peak, palette));
+        if let Some(peak) = single {
+            if 8 <= room {
+                spans.extend(strip(track, (room - 2).min(STRIP).min(state.history.seconds()), peak, palette));
+            }
+        } else if let Some(quota) = tightest(backend) {
+            spans.extend(quota_bar(quota, room, palette));
         }
         return spans;
     };
@@ -172,21 +180,48 @@ fn standing(
     let gauge_width = room.saturating_sub(LEFT + 2).min(GAUGE);
     if 3 <= gauge_width {
         let whole = track.map_or(Duration::ZERO, Track::pause).max(remaining);
-        let (full, empty) = gauge(remaining, whole, gauge_width);
+        let (full, empty) = gauge(remaining.as_millis(), whole.as_millis(), gauge_width);
         spans.extend([Span::raw("  "), Span::styled(full, style), Span::styled(empty, palette.dim())]);
     }
     spans
 }
 
 /// A bar as long as the part that is left, to half a column, and what is gone.
-fn gauge(remaining: Duration, whole: Duration, width: usize) -> (String, String) {
-    let halves = u128::try_from(width).unwrap_or(0) * 2 * remaining.as_millis() / whole.as_millis().max(1);
+fn gauge(part: u128, whole: u128, width: usize) -> (String, String) {
+    let halves = u128::try_from(width).unwrap_or(0) * 2 * part / whole.max(1);
     let halves = usize::try_from(halves).unwrap_or(0).min(width * 2);
     let mut full = "━".repeat(halves / 2);
     if halves % 2 == 1 {
         full.push('╸');
     }
     (full, "·".repeat(width - halves.div_ceil(2)))
+}
+
+/// The quota of that lane of which the least is left.
+fn tightest(backend: &Backend) -> Option<Quota> {
+    let known = backend.lanes.iter().map(|lane| lane.quota).filter(|quota| quota.known().is_some());
+    known.min_by_key(|quota| quota.known().map_or(0, |(left, limit)| left.saturating_mul(1_000) / limit))
+}
+
+/// What is left of a quota, as a number and as a bar, in at most `room` columns; nothing where it is not known.
+pub(super) fn quota_bar(quota: Quota, room: usize, palette: Palette) -> Vec<Span<'static>> {
+    let Some((left, limit)) = quota.known().filter(|_| TOKENS <= room) else { return Vec::new() };
+    let mut spans = vec![Span::raw(format!("{:>TOKENS$}", format!("{} left", words::short(left))))];
+    let (of, bar) = (format!(" of {}", words::short(limit)), (room - TOKENS).saturating_sub(2));
+    // The whole is told where a bar worth looking at remains.
+    let of = if of.len() + 8 <= bar { of } else { String::new() };
+    let width = (bar - of.len()).min(GAUGE);
+    if 3 <= width {
+        let style = match left.saturating_mul(100) / limit {
+            0..10 => palette.failed(),
+            10..25 => palette.throttled(),
+            _ => palette.good(),
+        };
+        let (full, empty) = gauge(left.into(), limit.into(), width);
+        spans.extend([Span::raw("  "), Span::styled(full, style), Span::styled(empty, palette.dim())]);
+        spans.push(Span::styled(of, palette.dim()));
+    }
+    spans
 }
 
 /// A column per second of the last `length`; bars are requests served. All strips cover the same
@@ -244,7 +279,11 @@ fn lanes(
     for (place, lane) in backend.lanes.iter().enumerate() {
         let name = if lane.deployment.is_empty() { "no deployment" } else { &lane.deployment };
         let remaining = state.remaining(lane.remaining_ms, now);
-        let left = remaining.map_or_else(String::new, |left| format!(" {}", words::left(left)));
+        let tokens = lane
+            .quota
+            .known()
+            .map(|(left, limit)| format!(" {}/{}", words::short(left), words::short(limit)));
+        let left = remaining.map(|left| format!(" {}", words::left(left))).or(tokens).unwrap_or_default();
         let text = [
             Span::raw(if place == 0 { "" } else { "   " }),
             Span::styled(format!("{} {}", sign(lane.state), words::cut(name, 24)), palette.state(lane.state)),
@@ -274,7 +313,7 @@ pub(super) const fn sign(state: State) -> &'static str {
 }
 
 /// Cut or filled with spaces to exactly `width` columns, the last of which is a space.
-fn pad(text: &str, width: usize) -> String {
+pub(super) fn pad(text: &str, width: usize) -> String {
     let text = words::cut(text, width.saturating_sub(1));
     let missing = width.saturating_sub(Span::raw(&text).width());
     text + &" ".repeat(missing)

@@ -16,6 +16,11 @@ pub const BACKENDS_SHOWN: usize = 1_000;
 /// Lanes of one backend that are shown; the same kind of bound.
 pub const LANES_SHOWN: usize = 64;
 
+/// Callers of one document and failures of one lane that are shown; the same kind of bound.
+pub const CALLERS_SHOWN: usize = 50;
+/// See [`CALLERS_SHOWN`].
+pub const FAILURES_SHOWN: usize = 5;
+
 /// One status document.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -38,6 +43,9 @@ pub struct Status {
     /// Tokens that were read from answers.
     #[serde(deserialize_with = "or_default")]
     pub tokens: Tokens,
+    /// Who uses it.
+    #[serde(deserialize_with = "or_default")]
+    pub by_caller: ByCaller,
     /// Every backend, in the order of the settings.
     #[serde(deserialize_with = "or_default")]
     pub backends: Vec<Backend>,
@@ -82,6 +90,42 @@ pub struct Tokens {
     pub completion_total: u64,
 }
 
+/// Who uses it, the heaviest of late first.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ByCaller {
+    /// What "of late" is.
+    #[serde(deserialize_with = "count")]
+    pub lately_seconds: u64,
+    /// One by one.
+    #[serde(deserialize_with = "or_default")]
+    pub callers: Vec<Caller>,
+    /// Those that are not among them, together.
+    #[serde(deserialize_with = "or_default")]
+    pub rest: Caller,
+    /// How many these are.
+    #[serde(deserialize_with = "count")]
+    pub others: u64,
+}
+
+/// What one caller used of late.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Caller {
+    /// Its name, harmless to print.
+    #[serde(deserialize_with = "text")]
+    pub name: String,
+    /// Requests that ended.
+    #[serde(deserialize_with = "count")]
+    pub requests: u64,
+    /// Of them, answered 429 or 5xx.
+    #[serde(deserialize_with = "count")]
+    pub failed: u64,
+    /// Tokens of prompts and answers.
+    #[serde(deserialize_with = "count")]
+    pub tokens: u64,
+}
+
 /// One backend.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -89,6 +133,12 @@ pub struct Backend {
     /// Its name in the settings, harmless to print.
     #[serde(deserialize_with = "text")]
     pub name: String,
+    /// Its address.
+    #[serde(deserialize_with = "text")]
+    pub url: String,
+    /// `ready` or `missing`.
+    #[serde(deserialize_with = "text")]
+    pub credential: String,
     /// Priority group; the lower number is used first.
     #[serde(deserialize_with = "count")]
     pub priority: u64,
@@ -152,6 +202,69 @@ pub struct Lane {
     /// Why it does not admit.
     #[serde(deserialize_with = "text")]
     pub cause: String,
+    /// Requests it is answering now.
+    #[serde(deserialize_with = "count")]
+    pub in_flight: u64,
+    /// Attempts it answered well.
+    #[serde(deserialize_with = "count")]
+    pub served_total: u64,
+    /// 429s it answered.
+    #[serde(deserialize_with = "count")]
+    pub throttled_total: u64,
+    /// Attempts that failed there.
+    #[serde(deserialize_with = "count")]
+    pub failed_total: u64,
+    /// Tokens it served.
+    #[serde(deserialize_with = "count")]
+    pub tokens_total: u64,
+    /// Milliseconds to the beginning of a good answer, lately.
+    #[serde(deserialize_with = "maybe_count")]
+    pub first_byte_ms: Option<u64>,
+    /// What is known of its quota.
+    #[serde(deserialize_with = "or_default")]
+    pub quota: Quota,
+    /// How it failed, the newest first.
+    #[serde(deserialize_with = "or_default")]
+    pub failures: Vec<Failure>,
+}
+
+/// A lane's quota of tokens a minute.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Quota {
+    /// The whole.
+    #[serde(deserialize_with = "maybe_count")]
+    pub limit_tokens: Option<u64>,
+    /// What is left of it.
+    #[serde(deserialize_with = "maybe_count")]
+    pub remaining_tokens: Option<u64>,
+    /// Milliseconds until all is there again.
+    #[serde(deserialize_with = "maybe_count")]
+    pub restart_ms: Option<u64>,
+}
+
+impl Quota {
+    /// What is left and the whole, where both are known.
+    #[must_use]
+    pub fn known(&self) -> Option<(u64, u64)> {
+        let limit = self.limit_tokens.filter(|limit| *limit > 0)?;
+        Some((self.remaining_tokens?.min(limit), limit))
+    }
+}
+
+/// One kind of failure of a lane.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Failure {
+    /// What it was.
+    #[serde(deserialize_with = "text")]
+    pub cause: String,
+    /// How often.
+    #[serde(deserialize_with = "count")]
+    pub times: u64,
+    /// Milliseconds since the last time.
+    #[serde(deserialize_with = "count")]
+    pub ago_ms: u64,
 }
 
 /// Whether a backend or lane admits requests.
@@ -217,8 +330,10 @@ impl Status {
         let mut status: Self =
             serde_json::from_slice(bytes).map_err(|_| "the answer is no status document")?;
         status.backends.truncate(BACKENDS_SHOWN);
+        status.by_caller.callers.truncate(CALLERS_SHOWN);
         for backend in &mut status.backends {
             backend.lanes.truncate(LANES_SHOWN);
+            backend.lanes.iter_mut().for_each(|lane| lane.failures.truncate(FAILURES_SHOWN));
             if backend.drained {
                 backend.state = State::Drained;
             }
@@ -239,16 +354,18 @@ impl Status {
     }
 }
 
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
-fn maybe_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn maybe_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let value = Value::deserialize(from)?;
     Ok(value.as_u64().or_else(|| value.as_f64().map(words::whole)))
 }
 
-fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+pub(super) fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     Ok(maybe_count(from)?.unwrap_or_default())
 }
 
@@ -256,11 +373,11 @@ fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Value::deserialize(from)?.as_f64().map_or(0.0, |seconds| seconds.max(0.0)))
 }
 
-fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+pub(super) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     Ok(Value::deserialize(from)?.as_bool().unwrap_or_default())
 }
 
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Ok(Value::deserialize(from)?.as_str().map(words::harmless).unwrap_or_default())
 }
 

@@ -9,7 +9,9 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::{Value, json};
 
 use super::view::{self, Shown, ViewState};
-use super::{EndCause, Ends, Status, ViewOptions, clock, plain, press, print_lines, run_view, summary};
+use super::{
+    EndCause, Ends, Explained, Status, ViewOptions, clock, plain, press, print_lines, run_view, summary,
+};
 
 /// One backend of a document.
 fn backend(name: &str, state: &str, remaining_ms: Option<u64>, cause: Option<&str>, served: u64) -> Value {
@@ -17,7 +19,10 @@ fn backend(name: &str, state: &str, remaining_ms: Option<u64>, cause: Option<&st
         "in_flight": 2, "state": state, "remaining_ms": remaining_ms, "cause": cause, "requests_total": served + 5,
         "served_total": served, "throttled_total": served / 10, "failed_total": 0, "tokens_total": served * 250,
         "lanes": [{ "deployment": "gpt-4o", "state": state, "remaining_ms": remaining_ms, "cause": cause,
-            "quota": { "limit_tokens": 30_000, "remaining_tokens": null } }] })
+            "in_flight": 2, "requests_total": served + 5, "served_total": served, "throttled_total": served / 10,
+            "failed_total": 1, "tokens_total": served * 250, "first_byte_ms": 340,
+            "quota": { "limit_tokens": 30_000, "remaining_tokens": null, "restart_ms": null },
+            "failures": [{ "cause": "429, retry-after-ms", "times": 40, "ago_ms": 4_000 }] }] })
 }
 
 fn document(uptime: f64, failovers: u64, backends: &[Value]) -> Status {
@@ -110,6 +115,38 @@ impl Demo {
     }
 }
 
+fn key(code: KeyCode) -> KeyEvent {
+    KeyEvent::new(code, KeyModifiers::NONE)
+}
+
+/// East would serve, west cools.
+fn explanation() -> Explained {
+    let of = |name: &str, turn: &str, obstacle: Option<&str>, text: &str| json!({ "name": name, "priority": 1, "turn": turn, "chance": null, "obstacle": obstacle, "remaining_ms": null, "text": text });
+    let document = json!({ "deployment": "gpt-4o", "tokens": 1_000, "known": true, "served": true, "backends": [
+        of("east", "drawn", None, "drawn with 62 %"), of("south", "last", Some("silent"), "last: silent"),
+        of("west", "not", Some("cooling"), "not now: cooling for 4.2 s"), of("north", "not", Some("resting"), "not now: resting for 65.0 s") ] });
+    Explained::parse(document.to_string().as_bytes()).unwrap()
+}
+
+/// West has two deployments, one of them with a known quota; opened.
+fn opened(start: Instant) -> ViewState {
+    let mut west = backend("west", "cooling", Some(4_200), Some("retry-after-ms"), 400);
+    west["lanes"][0]["quota"] =
+        json!({ "limit_tokens": 30_000, "remaining_tokens": 12_300, "restart_ms": 23_000 });
+    let mut embed = west["lanes"][0].clone();
+    (embed["deployment"], embed["state"], embed["remaining_ms"]) =
+        ("embed".into(), "admitting".into(), Value::Null);
+    embed["quota"] = json!({});
+    west["lanes"].as_array_mut().unwrap().push(embed);
+    let mut state =
+        state_of(vec![document(59.0, 7, &[backend("east", "admitting", None, None, 390), west])], start);
+    let shown = picture(&state, start, 80, 24).1;
+    for code in [KeyCode::Down, KeyCode::Down, KeyCode::Enter] {
+        assert!(!press(&mut state, key(code), shown));
+    }
+    state
+}
+
 fn demo_notes() -> Vec<String> {
     vec![
         "Three simulated resources, each 30,000 tokens a minute; windows are 10 s".into(),
@@ -150,7 +187,8 @@ fn live() {
         plain,
         colour: true,
     };
-    let ended = run_view(fetch, options).unwrap();
+    let explain = |_: &str, _: &str| Ok(explanation());
+    let ended = run_view(fetch, explain, options).unwrap();
     std::io::stdout().write_all(summary(&ended.last.unwrap()).as_bytes()).unwrap();
 }
 
@@ -162,6 +200,12 @@ fn gallery() {
     let mut pages = String::new();
     for (width, height) in [(80, 24), (120, 40), (100, 30), (40, 12)] {
         pages += &picture(&state, now, width, height).0;
+        pages += "──\n";
+    }
+    let mut open = opened(start);
+    open.explain(start, open.unexplained(start).unwrap(), Ok(explanation()));
+    for (width, height) in [(80, 24), (120, 40), (40, 12)] {
+        pages += &picture(&open, start, width, height).0;
         pages += "──\n";
     }
     let many: Vec<_> =
@@ -260,6 +304,21 @@ fn no_size_and_no_document_panics() {
         state_of(vec![Status::default(), Status::parse(b"{}").unwrap()], start),
         state_of(vec![document(0.0, 0, &[]), document(1.0, 0, std::slice::from_ref(&strange))], start),
         demo(30, start).0,
+        opened(start),
+        {
+            let mut state = opened(start);
+            let asked = state.unexplained(start).unwrap();
+            state.explain(start, asked, Ok(explanation()));
+            state
+        },
+        {
+            let mut state = state_of(
+                vec![document(1.0, 0, &many), document(1.0, 0, std::slice::from_ref(&strange))],
+                start,
+            );
+            state.open(0);
+            state
+        },
     ];
     for mut state in states {
         for (width, height) in (1..=30).flat_map(|width| (1..=14).map(move |height| (width, height))) {
@@ -282,15 +341,20 @@ fn two_hundred_backends_scroll_to_the_last() {
     let (text, shown) = picture(&state, start, 80, 24);
     assert!(text.contains("backend-0 ") && !text.contains("backend-199"), "{text}");
     assert_eq!(shown.page + shown.last, 200);
-    let key = |code| KeyEvent::new(code, KeyModifiers::NONE);
     assert!(!press(&mut state, key(KeyCode::Char('G')), shown));
     assert!(picture(&state, start, 80, 24).0.contains("backend-199"));
     press(&mut state, key(KeyCode::Down), shown);
-    assert_eq!(state.scroll, shown.last, "not beyond the last");
-    press(&mut state, key(KeyCode::Char('k')), shown);
-    assert_eq!(state.scroll, shown.last - 1);
+    assert_eq!((state.chosen, state.scroll), (Some(199), shown.last), "not beyond the last");
+    (0..shown.page).for_each(|_| assert!(!press(&mut state, key(KeyCode::Char('k')), shown)));
+    assert_eq!(
+        (state.chosen, state.scroll),
+        (Some(199 - shown.page), shown.last - 1),
+        "the chosen one is in sight"
+    );
+    press(&mut state, key(KeyCode::PageUp), shown);
+    assert_eq!(state.chosen, Some(199 - 2 * shown.page));
     press(&mut state, key(KeyCode::Char('g')), shown);
-    assert_eq!(state.scroll, 0);
+    assert_eq!((state.chosen, state.scroll), (Some(0), 0));
     assert!(press(&mut state, key(KeyCode::Char('q')), shown));
     assert!(press(&mut state, KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL), shown));
     assert!(!press(&mut state, key(KeyCode::Char('c')), shown));
@@ -464,4 +528,102 @@ fn the_summary_is_a_small_table() {
   north           20        5,000          2         0
 "
     );
+}
+
+#[test]
+fn a_backend_is_chosen_with_the_arrows_opened_with_enter_and_left_with_escape() {
+    let start = clock();
+    let mut state = opened(start);
+    assert_eq!(state.unexplained(start), Some(("west".to_owned(), "gpt-4o".to_owned())));
+    let (text, shown) = picture(&state, start, 80, 24);
+    assert!(text.contains("asking") && !text.contains("east"), "{text}");
+    state.explain(start, ("west".to_owned(), "gpt-4o".to_owned()), Ok(explanation()));
+    assert_eq!(state.unexplained(start + Duration::from_millis(900)), None);
+    assert!(state.unexplained(start + Duration::from_secs(1)).is_some(), "once a second");
+    let (text, _) = picture(&state, start, 80, 24);
+    for expected in [
+        "◐ west  cooling 4.2 s  retry-after-ms",
+        "priority 1, weight 1 · 2 in flight · https://x",
+        "› ◐ gpt-4o",
+        "12.3k left",
+        "full in 23.0 s",
+        "  ● embed",
+        "quota not told",
+        "400 served",
+        "340 ms to first byte",
+        "40×  429, retry-after-ms",
+        "4.0 s ago",
+        "who would serve gpt-4o now",
+        "a request of 1,000 tokens",
+        "1  east    drawn with 62 %",
+        "2  south   last: silent",
+        "–  west    not now: cooling for 4.2 s",
+        "esc back",
+    ] {
+        assert!(text.contains(expected), "{expected}:\n{text}");
+    }
+    press(&mut state, key(KeyCode::Down), shown);
+    press(&mut state, key(KeyCode::Down), shown);
+    assert_eq!(state.unexplained(start), Some(("west".to_owned(), "embed".to_owned())), "asked for at once");
+    assert!(picture(&state, start, 80, 24).0.contains("who would serve embed now"));
+    assert!(!press(&mut state, key(KeyCode::Esc), shown), "back, and not out");
+    let (text, shown) = picture(&state, start, 80, 24);
+    assert!(text.contains("● east") && text.contains("enter open"), "{text}");
+    assert!(press(&mut state, key(KeyCode::Esc), shown));
+}
+
+#[test]
+fn what_cannot_be_explained_says_why_and_a_backend_that_is_gone_too() {
+    let start = clock();
+    let mut state = opened(start);
+    let asked = state.unexplained(start).unwrap();
+    state.explain(start, asked, Err("answered 404\u{1b}".to_owned()));
+    let (text, _) = picture(&state, start, 80, 24);
+    assert!(text.contains("answered 404") && !text.contains('\u{1b}'), "{text}");
+    state.observe(start, document(60.0, 7, &[backend("east", "admitting", None, None, 390)]));
+    assert_eq!(state.unexplained(start + Duration::from_secs(9)), None);
+    assert!(picture(&state, start, 80, 24).0.contains("west is in the settings no more"));
+}
+
+#[test]
+fn a_long_explanation_scrolls_to_its_last_backend() {
+    let start = clock();
+    let mut state = opened(start);
+    let asked = state.unexplained(start).unwrap();
+    let all: Vec<_> = (0..200)
+        .map(|n| json!({ "name": format!("b{n}"), "turn": "spillover", "text": "spillover" }))
+        .collect();
+    let long = Explained::parse(json!({ "served": true, "backends": all }).to_string().as_bytes()).unwrap();
+    state.explain(start, asked, Ok(long));
+    let (text, shown) = picture(&state, start, 80, 24);
+    assert!(text.contains(" of 200") && !text.contains("b199"), "{text}");
+    press(&mut state, key(KeyCode::PageDown), shown);
+    assert!(picture(&state, start, 80, 24).0.contains(&format!("{}–", shown.page + 1)));
+    press(&mut state, key(KeyCode::End), shown);
+    assert!(picture(&state, start, 80, 24).0.contains("b199"));
+}
+
+#[test]
+fn quota_left_is_a_number_and_a_bar_and_who_uses_it_a_line() {
+    let start = clock();
+    let mut east = backend("east", "admitting", None, None, 390);
+    east["lanes"][0]["quota"] = json!({ "limit_tokens": 30_000, "remaining_tokens": 12_300 });
+    let mut status = document(59.0, 7, &[east, backend("west", "cooling", Some(4_200), None, 1)]);
+    let caller = |name: &str, requests, failed, tokens| super::status::Caller {
+        name: name.into(),
+        requests,
+        failed,
+        tokens,
+    };
+    status.by_caller.lately_seconds = 300;
+    status.by_caller.callers =
+        vec![caller("chat-app", 1_200, 0, 80_000), caller("batch", 40, 3, 20_000), caller("quiet", 0, 0, 0)];
+    let state = state_of(vec![status], start);
+    let (text, _) = picture(&state, start, 80, 24);
+    let line = text.lines().find(|line| line.contains("east")).unwrap();
+    assert!(line.contains("12.3k left  ━"), "{text}");
+    assert!(text.contains("  tokens in 5 min  chat-app 80 %   batch 20 %, 3 failed\n"), "{text}");
+    let (text, _) = picture(&state, start, 120, 40);
+    assert!(text.contains("chat-app 80 %, 1,200 requests   batch 20 %, 40 requests, 3 failed\n"), "{text}");
+    assert!(text.lines().any(|line| line.contains("12.3k left  ━") && line.contains(" of 30k")), "{text}");
 }

@@ -1,7 +1,7 @@
 //! The live view as a picture: state in, lines out, no clock and no terminal.
 //!
-//! From top to bottom: what this is and where, what callers got, the backends, what happened, how to
-//! try it, the keys. What does not fit is left out in the order notes, story, head of the table, so
+//! From top to bottom: what this is and where, what callers got and who they are, the backends, what
+//! happened, how to try it, the keys. A backend that was opened takes the place of all but the first line and the keys. What does not fit is left out in the order notes, story, head of the table, so
 //! that the backends are the last to go.
 
 use std::time::{Duration, Instant};
@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use ratatui::Frame;
 use ratatui::text::{Line, Span};
 
-use super::history::History;
+use super::detail::{self, Detail};
+use super::explained::Explained;
+use super::history::{self, History};
 use super::palette::Palette;
 use super::rows::{self, Columns};
-use super::status::Status;
+use super::status::{Backend, Status};
 use super::story::{Story, Tone};
 use super::words;
 
@@ -27,6 +29,10 @@ pub(super) struct ViewState {
     pub(super) story: Story,
     /// First backend shown.
     pub(super) scroll: usize,
+    /// The backend that the keys have chosen.
+    pub(super) chosen: Option<usize>,
+    /// The backend that was opened.
+    pub(super) detail: Option<Detail>,
     pub(super) received: Option<Instant>,
     pub(super) lost: Option<String>,
 }
@@ -34,7 +40,7 @@ pub(super) struct ViewState {
 /// What the picture turned out to show, for the keys that scroll.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Shown {
-    /// Backends visible at once.
+    /// Backends (of a detail: lines of its explanation) visible at once.
     pub(super) page: usize,
     /// The largest useful `scroll`.
     pub(super) last: usize,
@@ -60,6 +66,37 @@ impl ViewState {
     /// The last fetch brought a document.
     pub(super) const fn is_current(&self) -> bool {
         self.lost.is_none()
+    }
+
+    /// Opens a backend.
+    pub(super) fn open(&mut self, place: usize) {
+        let backend = self.status.as_ref().and_then(|status| status.backends.get(place));
+        self.detail = backend.map(|backend| Detail::of(&backend.name));
+    }
+
+    /// The backend that is open, as the last document has it.
+    pub(super) fn looked_at(&self) -> Option<&Backend> {
+        let (detail, status) = (self.detail.as_ref()?, self.status.as_ref()?);
+        history::find(status, self.chosen.unwrap_or_default(), &detail.backend)
+    }
+
+    /// Backend and deployment that an explanation is due for.
+    pub(super) fn unexplained(&self, now: Instant) -> Option<(String, String)> {
+        let lane = self.detail.as_ref()?.lane_of(self.looked_at()?)?;
+        let detail = self.detail.as_ref().filter(|detail| detail.is_due(now))?;
+        Some((detail.backend.clone(), lane.deployment.clone()))
+    }
+
+    /// An explanation came, or why none did.
+    pub(super) fn explain(
+        &mut self,
+        now: Instant,
+        (backend, _): (String, String),
+        explained: Result<Explained, String>,
+    ) {
+        if let Some(detail) = self.detail.as_mut().filter(|detail| detail.backend == backend) {
+            detail.take(now, explained.map_err(|reason| words::harmless(&reason)));
+        }
     }
 
     /// Time left now of what the last document said.
@@ -91,7 +128,17 @@ fn lines(state: &ViewState, now: Instant, width: usize, height: usize) -> (Vec<L
     };
     let mut top = vec![title(state, width, palette)];
     gap(&mut top);
+    if state.detail.is_some() {
+        let keys = (6 <= height).then(|| keys(state, width, palette));
+        let room = height.saturating_sub(top.len() + usize::from(keys.is_some()));
+        let (lines, shown) = detail::lines(state, now, (width, room), palette);
+        top.extend(lines);
+        top.resize(height.saturating_sub(usize::from(keys.is_some())).max(1), Line::default());
+        top.extend(keys);
+        return (top, shown);
+    }
     top.extend(headline(state, width, height, palette));
+    top.extend(users(state, width, height, palette));
     gap(&mut top);
 
     let mut bottom = Vec::new();
@@ -106,7 +153,7 @@ fn lines(state: &ViewState, now: Instant, width: usize, height: usize) -> (Vec<L
         if 26 <= height || bottom.is_empty() {
             gap(&mut bottom);
         }
-        bottom.push(keys(width, palette));
+        bottom.push(keys(state, width, palette));
     }
 
     let middle = height.saturating_sub(top.len() + bottom.len());
@@ -191,7 +238,8 @@ fn headline(state: &ViewState, width: usize, height: usize, palette: Palette) ->
     let (mut values, mut names, mut used) = (Vec::new(), Vec::new(), 0);
     for (value, name, style, column) in figures {
         let column = if 100 <= width { column + 2 } else { column };
-        if width + 4 < used + column {
+        // The last one needs no gap after it.
+        if width < used + value.chars().count().max(name.len()) {
             break;
         }
         used += column;
@@ -225,7 +273,8 @@ fn table(
         lines.push(rows::head(state, &columns, &range, palette));
     }
     let peak = rows::peak(state, &columns);
-    for backend in backends.iter().skip(first).take(page) {
+    for (place, backend) in backends.iter().enumerate().skip(first).take(page) {
+        let backend = (backend, state.chosen == Some(place));
         lines.extend(rows::backend(state, backend, &columns, (height, peak), palette, now));
     }
     lines.truncate(room);
@@ -274,14 +323,62 @@ fn notes(state: &ViewState, width: usize, room: usize, palette: Palette) -> Vec<
     lines
 }
 
-fn keys(width: usize, palette: Palette) -> Line<'static> {
-    let left = vec![
-        Span::styled("q", palette.bold()),
-        Span::styled(" quit   ", palette.dim()),
-        Span::styled("↑ ↓", palette.bold()),
-        Span::styled(" scroll", palette.dim()),
-    ];
-    let mut right = vec![Span::styled("each column a second:", palette.dim())];
+/// Who uses it: shares of the last minutes' tokens, and whose requests failed.
+fn users(state: &ViewState, width: usize, height: usize, palette: Palette) -> Option<Line<'static>> {
+    let by_caller = state.status.as_ref().map(|status| &status.by_caller).filter(|_| 16 <= height)?;
+    let callers = &by_caller.callers;
+    let tokens =
+        callers.iter().chain([&by_caller.rest]).fold(0_u64, |sum, one| sum.saturating_add(one.tokens));
+    let active = callers.iter().filter(|caller| caller.requests > 0).count();
+    let mut spans =
+        vec![Span::styled(format!("tokens in {} min  ", by_caller.lately_seconds / 60), palette.dim())];
+    for (place, caller) in callers.iter().take(active).enumerate() {
+        let share = match u128::from(caller.tokens) * 100 / u128::from(tokens.max(1)) {
+            0 if caller.tokens > 0 => "<1 %".to_owned(),
+            share => format!("{share} %"),
+        };
+        let mut entry = vec![
+            Span::raw(if place == 0 { "" } else { "   " }),
+            Span::styled(words::cut(&caller.name, 24), palette.bold()),
+            Span::raw(format!(" {share}")),
+        ];
+        if 100 <= width {
+            let requests = format!(", {}", words::several(caller.requests, "request"));
+            entry.push(Span::styled(requests, palette.dim()));
+        }
+        if caller.failed > 0 {
+            entry.push(Span::styled(format!(", {} failed", words::count(caller.failed)), palette.failed()));
+        }
+        let others = u64::try_from(active - place).unwrap_or(0).saturating_add(by_caller.others);
+        if width < total_width(&spans) + total_width(&entry) + 6 {
+            spans.push(Span::styled(format!("   +{}", words::count(others)), palette.dim()));
+            break;
+        }
+        spans.extend(entry);
+    }
+    (active > 0).then(|| Line::from(spans))
+}
+
+fn keys(state: &ViewState, width: usize, palette: Palette) -> Line<'static> {
+    let named: &[(&str, &str)] = if state.detail.is_some() {
+        &[("q", " quit   "), ("esc", " back   "), ("↑ ↓", " deployment   "), ("space", " more")]
+    } else {
+        &[("q", " quit   "), ("↑ ↓", " choose   "), ("enter", " open")]
+    };
+    let mut left = Vec::new();
+    for (key, does) in named {
+        let next = [Span::styled(*key, palette.bold()), Span::styled(*does, palette.dim())];
+        if width < total_width(&left) + total_width(&next) {
+            break;
+        }
+        left.extend(next);
+    }
+    if state.detail.is_some() {
+        return spread(left, Vec::new(), width);
+    }
+    let wide = 104 <= width;
+    let what = if wide { "each column a second:" } else { "each second:" };
+    let mut right = vec![Span::styled(what, palette.dim())];
     let marks = [
         ("▅", " served", palette.good()),
         ("×", " 429", palette.throttled()),
@@ -289,7 +386,7 @@ fn keys(width: usize, palette: Palette) -> Line<'static> {
         ("!", " failed", palette.failed()),
         ("═", " resting", palette.failed()),
     ];
-    for (mark, word, style) in marks.into_iter().take(if 92 <= width { 5 } else { 3 }) {
+    for (mark, word, style) in marks.into_iter().take(if wide { 5 } else { 3 }) {
         right.extend([Span::raw("  "), Span::styled(mark, style), Span::styled(word, palette.dim())]);
     }
     spread(left, right, width)

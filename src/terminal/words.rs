@@ -70,6 +70,22 @@ pub(super) fn count(number: u64) -> String {
     grouped
 }
 
+/// `980`, `21.3k`, `1.2M`: where there are few columns.
+pub(super) fn short(number: u64) -> String {
+    for (unit, suffix) in [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")] {
+        if unit <= number {
+            let tenths = number / (unit / 10);
+            let (whole, tenth) = (tenths / 10, tenths % 10);
+            return if tenth == 0 || 100 <= whole {
+                format!("{whole}{suffix}")
+            } else {
+                format!("{whole}.{tenth}{suffix}")
+            };
+        }
+    }
+    number.to_string()
+}
+
 /// A rate per second: one decimal below ten, whole above.
 pub(super) fn rate(per_second: f64) -> String {
     if per_second < 9.95 { format!("{per_second:.1}") } else { count(whole(per_second.round())) }
@@ -128,6 +144,12 @@ mod tests {
     fn counts_are_grouped_and_long_ones_shortened() {
         let written = [0, 999, 1_000, 9_999_999, 10_000_000, 12_345_678_901, u64::MAX].map(count);
         assert_eq!(written, ["0", "999", "1,000", "9,999,999", "10.0M", "12.3G", "18446.7P"]);
+    }
+
+    #[test]
+    fn short_counts_have_at_most_six_columns_below_a_billion() {
+        let written = [0, 980, 1_000, 21_340, 30_000, 999_999, 1_200_000, 240_000_000].map(short);
+        assert_eq!(written, ["0", "980", "1k", "21.3k", "30k", "999k", "1.2M", "240M"]);
     }
 
     #[test]

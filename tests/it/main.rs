@@ -17,6 +17,7 @@ mod fixture;
 mod frames;
 mod framing;
 mod front;
+mod glance;
 mod life;
 mod online;
 mod operators;

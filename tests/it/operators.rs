@@ -364,34 +364,40 @@ fn each_request_is_one_json_record_with_all_that_matters() {
 fn each_request_is_one_line_of_text_with_the_same() {
     let lines = logged("text");
     for field in [
-        " INFO request id=",
+        "  INFO request id=",
+        " status=200 ",
         " caller=app ",
         " method=POST ",
         " operation=chat ",
         " deployment=gpt-4o ",
-        " status=200 ",
         " backend=west ",
-        " attempts=\"east failed, west served\" ",
-        " first_byte_ms=",
         " total_ms=",
+        " first_byte_ms=",
         " ours_ms=",
         " prompt_tokens=",
         " cached_tokens=0 ",
         " completion_tokens=",
         " stream=false ",
-        " ended=completed",
+        " ended=completed ",
+        " attempts=\"east failed, west served\"",
     ] {
         assert!(lines[0].contains(field), "no {field} in {}", lines[0]);
     }
-    assert!(lines[1].contains(" estimated=true stream=true "), "{}", lines[1]);
+    assert!(lines[1].contains(" stream=true ") && lines[1].ends_with(" estimated=true"), "{}", lines[1]);
     assert!(
         lines[2].contains(" status=401 ") && lines[2].ends_with(" ended=\"answered here\" error=401"),
         "{}",
         lines[2]
     );
     assert!(
-        lines[3].contains(" attempts=\"east cut_off\" ") && lines[3].ends_with("ended=\"upstream cut\""),
+        lines[3].contains(" ended=\"upstream cut\" ") && lines[3].contains(" attempts=\"east cut_off\""),
         "{}",
         lines[3]
     );
+    let column = |line: &str, name: &str| line.find(name).unwrap();
+    for name in [" status=", " caller=", " backend=", " total_ms=", " completion_tokens=", " ended="] {
+        let columns: Vec<_> = lines.iter().map(|line| column(line, name)).collect();
+        assert!(columns.iter().all(|at| *at == columns[0]), "{name} at {columns:?}");
+    }
+    assert!(!lines.iter().any(|line| line.contains('\u{1b}')), "no colours where no terminal reads");
 }

@@ -57,9 +57,34 @@ describe("the demo", () => {
     assert.deepEqual(await page.locator(".name").allTextContents(), BACKENDS);
     for (const name of BACKENDS) assert.match(await row(page, name).locator(".state").textContent(), /^(Admitting|Cooling, .*(left|any moment)|On trial: one request first)$/);
     await until("a request has succeeded", async () => (await page.textContent("#success")) === "100 %");
-    await until("a quota is told", async () => /^\d[\d.,k]* of [\d.,]+k? tokens$/.test(await row(page, "east").locator(".quota").textContent()));
+    await until("a quota is told", async () => /^\d[\d.,k]* of [\d.,]+k? tokens(all again in \d+ s)?$/.test(await row(page, "east").locator(".quota").textContent()));
     assert.match(await row(page, "east").locator("p.number").nth(2).textContent(), /\d ms$/);
     assert.equal(await page.locator("h1").textContent(), "Everyone is being served");
+  });
+
+  test("shows quota left as a bar over its minute", async () => {
+    const width = (of) => of.evaluate((bar) => bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width);
+    const quota = (name) => row(page, name).locator(".quota");
+    await until("the minute of a throttled quota is told", async () => {
+      for (const name of BACKENDS) {
+        const text = await quota(name).textContent(), found = text.match(/^([\d.,]+k?) of 30k tokensall again in (\d+) s$/);
+        if (!found) continue;
+        const left = Number(found[1].replace(",", "").replace("k", "")) * (found[1].endsWith("k") ? 1000 : 1);
+        const [bar, minute] = [await width(quota(name).locator(".fill")), await width(quota(name).locator(".minute"))];
+        // A document may have come in between.
+        if (Math.abs(bar - left / 30000) < .1 && Math.abs(minute - Number(found[2]) / 60) < .1) return true;
+      }
+      return false;
+    });
+  });
+
+  test("shows who uses it", async () => {
+    assert.deepEqual(await page.locator("#users th").allTextContents(), ["anonymous"]);
+    assert.equal(await page.textContent("#callers-note"), "in the last 5 minutes");
+    assert.equal(await page.locator("#users .part").textContent(), "100 %");
+    const [tokens, requests, failed] = await page.locator("#users .sum").allTextContents();
+    assert.ok(/^[\d.,]+k?$/.test(tokens) && Number(requests) > 0, `${tokens} ${requests}`);
+    assert.equal(failed, "0");
   });
 
   test("moves by itself: requests, tokens, rates, the past", async () => {
@@ -130,6 +155,19 @@ describe("the demo", () => {
     assert.equal(await dialog.locator("h2").textContent(), "Resume west?");
     await dialog.getByRole("button", { name: "Resume" }).click();
     await until("it is back", async () => /^(Admitting|Cooling)/.test(await row(page, "west").locator(".state").textContent()));
+  });
+
+  test("explains who would serve a deployment now, while its details are open", async () => {
+    await row(page, "west").locator("summary").click();
+    const why = row(page, "west").locator(".why");
+    await until("it is explained", async () => /^Who would serve gpt-4o now/.test(await why.textContent()));
+    assert.deepEqual((await why.locator("li span:first-child").allTextContents()).sort(), [...BACKENDS].sort());
+    for (const text of await why.locator("li span + span").allTextContents()) assert.match(text, /^(drawn with|spillover|last: |not now: )/);
+    const asked = [];
+    page.on("request", (request) => { if (request.url().includes("/explain?")) asked.push(request.url()); });
+    await until("it is asked again", () => asked.length > 0);
+    assert.equal(asked[0], `${url}/explain?deployment=gpt-4o&backend=west`);
+    await row(page, "west").locator("summary").click();
   });
 
   for (const colorScheme of ["light", "dark"]) {
@@ -296,6 +334,40 @@ describe("a balancer with settings", () => {
     }
   });
 
+  test("callers are told by name, the heaviest first, a few at a time, and whose requests fail", async () => {
+    const [callers, admin] = await freePorts(2);
+    const [url] = await simulate(["one"], '[[resources.faults]]\ntimes = 1\nfault = { kind = "status", status = 500 }');
+    const names = Array.from({ length: 8 }, (_, i) => `app-${i}`);
+    const keys = `[callers]\nkeys = [${names.map((name) => `{ name = "${name}", key = "the-key-of-${name}-01234" }`).join(", ")}]\n`;
+    const balancer = await serve(`${keys}${settings({ callers, admin, backends: [{ name: "one", url }] })}`);
+    try {
+      const chat = (name) => fetch(`http://127.0.0.1:${callers}/v1/chat/completions`, {
+        method: "POST", headers: { "content-type": "application/json", "api-key": `the-key-of-${name}-01234` },
+        body: JSON.stringify({ model: "gpt-4o", messages: [{ role: "user", content: "hi" }] }),
+      }).then(async (answer) => { await answer.text(); return answer.status; });
+      assert.equal(await chat("app-3"), 500);
+      for (let i = 0; i < 12; i++) assert.equal(await chat("app-6"), 200);
+      for (const name of names) assert.equal(await chat(name), 200);
+      const page = await open(browser, `http://127.0.0.1:${admin}/`);
+      assert.equal(await page.locator("#users tr").count(), 5);
+      assert.equal(await page.locator("#users th").first().textContent(), "app-6");
+      assert.match(await page.textContent("#subline"), /app-3: 1 failed in 5 min/);
+      await page.getByRole("button", { name: "Show all 8" }).click();
+      assert.deepEqual((await page.locator("#users th").allTextContents()).sort(), names);
+      const failing = page.locator("#users tr", { has: page.locator("th", { hasText: "app-3" }) });
+      assert.deepEqual(await failing.locator(".failed").allTextContents(), ["1"]);
+      assert.deepEqual(await violations(page), []);
+      await page.setViewportSize({ width: 320, height: 844 });
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
+      await page.getByRole("button", { name: "Show the first 5" }).click();
+      assert.equal(await page.locator("#users tr").count(), 5);
+      assert.deepEqual(page.problems, []);
+      await page.context().close();
+    } finally {
+      await balancer.stop();
+    }
+  });
+
   test("two hundred backends stay usable: troubled first, filtered, quick", async () => {
     const [callers, admin] = await freePorts(2);
     const names = Array.from({ length: 200 }, (_, i) => `backend-${String(i).padStart(3, "0")}`);
@@ -352,6 +424,7 @@ describe("a balancer with settings", () => {
       const evil = "<img src=x onerror=alert(1)>";
       const status = await (await fetch(`${url}status`)).json();
       const lane = { deployment: evil, state: "cooling", remaining_ms: 5000, cause: evil, quota: {}, failures: [{ cause: evil, times: 1, ago_ms: 0 }] };
+      status.by_caller = { lately_seconds: 300, others: 0, rest: null, callers: [{ name: evil, requests: 1, failed: 1, tokens: 1 }] };
       status.backends[0] = { ...status.backends[0], name: evil, url: evil, cause: evil, lanes: [lane] };
       const page = await (await browser.newContext()).newPage();
       await page.route("**/events", (route) => route.fulfill({ contentType: "text/event-stream", body: `event: status\ndata: ${JSON.stringify(status)}\n\n` }));
@@ -359,6 +432,7 @@ describe("a balancer with settings", () => {
       await until("it is shown", async () => (await page.locator(".name").count()) === 1);
       assert.equal(await page.locator(".name").textContent(), evil);
       assert.equal(await page.locator(".deployment").textContent(), evil);
+      assert.equal(await page.locator("#users th").textContent(), evil);
       await page.locator("summary").click();
       await page.locator(".backend").getByRole("button").click();
       assert.equal(await page.locator("dialog h2").textContent(), `Drain ${evil}?`);

@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::histogram::Histogram;
 use super::names::{NameId, label};
-use super::{AllNames, LaneGauge, PoolGauges, SETS, STATES, Sums};
+use super::{AllNames, LaneGauge, PoolGauges, SETS, STATES, Sums, TokenCounts};
 
 /// The media type of the document.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -79,6 +79,13 @@ fn text_of(labels: &[String], number: NameId) -> &str {
     labels.get(usize::from(number)).map_or("other", String::as_str)
 }
 
+/// None where nothing was used: embeddings have no cache, a refusal has nothing.
+fn kinds(tokens: TokenCounts) -> impl Iterator<Item = (&'static str, u64)> {
+    let TokenCounts { prompt, cached, completion } = tokens;
+    let all = [("prompt", prompt), ("cached", cached), ("completion", completion)];
+    all.into_iter().filter(move |_| prompt > 0 || completion > 0)
+}
+
 fn count<const N: usize>(
     metric: &mut MetricEncoder<'_>,
     labels: [(&str, &str); N],
@@ -116,14 +123,23 @@ impl Scrape {
         let help = "Tokens used, read from answers or estimated; cached ones are part of the prompt";
         let mut metric = encoder.encode_descriptor("tokens", help, None, MetricType::Counter)?;
         for ((deployment, caller), counts) in &self.sums.requests {
-            let (prompt, cached, completion) = (counts.prompt, counts.cached, counts.completion);
-            for (kind, number) in [("prompt", prompt), ("cached", cached), ("completion", completion)] {
-                if prompt == 0 && completion == 0 {
-                    continue;
-                }
+            for (kind, number) in kinds(counts.tokens) {
                 let labels = [
                     ("deployment", text_of(&self.deployments, *deployment)),
                     ("caller", text_of(&self.callers, *caller)),
+                    ("kind", kind),
+                ];
+                count(&mut metric, labels, number)?;
+            }
+        }
+        let help =
+            "The same by where they were used; the deployment by its name there, as in lane_quota_tokens";
+        let mut metric = encoder.encode_descriptor("lane_tokens", help, None, MetricType::Counter)?;
+        for ((backend, deployment), tokens) in &self.sums.lanes {
+            for (kind, number) in kinds(*tokens) {
+                let labels = [
+                    ("backend", text_of(&self.backends, *backend)),
+                    ("deployment", text_of(&self.deployments, *deployment)),
                     ("kind", kind),
                 ];
                 count(&mut metric, labels, number)?;

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use crate::balance::Quota;
 
-use super::access::AccessRecord;
+use super::access::{AccessRecord, Tokens};
 
 use self::histogram::{FIRST_BYTE, Histogram, OURS, WHOLE};
 use self::names::{Met, NameId, Names, OTHER};
 
+mod callers;
 mod exposition;
 mod histogram;
 mod names;
 mod pool;
 
+pub use callers::CallerTotals;
 pub use exposition::CONTENT_TYPE;
 
 /// The most label sets of one metric that a worker counts apart; further ones count as `other`.
@@ -147,6 +149,8 @@ struct Sums {
     requests: HashMap<(NameId, NameId), RequestCounts>,
     /// By backend and deployment: verdict and count. A handful of words, so a list.
     attempts: HashMap<(NameId, NameId), Vec<(&'static str, u64)>>,
+    /// By backend and the deployment's name there.
+    lanes: HashMap<(NameId, NameId), TokenCounts>,
     /// By deployment.
     flow: HashMap<NameId, Flow>,
     first_byte: Histogram,
@@ -157,9 +161,26 @@ struct Sums {
 #[derive(Clone, Debug, Default)]
 struct RequestCounts {
     statuses: Vec<(u16, u64)>,
+    tokens: TokenCounts,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct TokenCounts {
     prompt: u64,
     cached: u64,
     completion: u64,
+}
+
+impl TokenCounts {
+    fn count(&mut self, tokens: Tokens) {
+        self.add(Self { prompt: tokens.prompt, cached: tokens.cached, completion: tokens.completion });
+    }
+
+    fn add(&mut self, other: Self) {
+        self.prompt = self.prompt.saturating_add(other.prompt);
+        self.cached = self.cached.saturating_add(other.cached);
+        self.completion = self.completion.saturating_add(other.completion);
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -242,6 +263,13 @@ impl WorkerMetrics {
             let backend = met.backends.number(&self.names.backends, name, true);
             bounded(&mut sums.attempts, (backend, deployment)).add(note.verdict, 1);
         }
+        if let (Some(backend), Some(tokens)) = (record.served_by, record.tokens) {
+            let name = record.backends.get(backend).map(|name| &**name);
+            let backend = met.backends.number(&self.names.backends, name, true);
+            let there = record.deployment_there.or(record.deployment);
+            let there = met.deployments.number(&self.names.deployments, there, earned);
+            bounded(&mut sums.lanes, (backend, there)).count(tokens);
+        }
         sums.whole.observe(record.total);
         sums.ours.observe(record.ours);
         if let Some(first_byte) = record.first_byte {
@@ -260,6 +288,11 @@ impl Drop for InFlight {
 fn bounded<V: Default>(map: &mut HashMap<(NameId, NameId), V>, key: (NameId, NameId)) -> &mut V {
     let key = if map.len() < SETS || map.contains_key(&key) { key } else { (OTHER, OTHER) };
     map.entry(key).or_default()
+}
+
+/// What a caller must take for a failure of ours: throttled, or nothing came of it.
+fn is_failure(status: u16) -> bool {
+    status == 429 || status >= 500
 }
 
 /// A short list of counts by a small key.
@@ -282,6 +315,7 @@ impl Default for Sums {
             totals: Totals::default(),
             requests: HashMap::new(),
             attempts: HashMap::new(),
+            lanes: HashMap::new(),
             flow: HashMap::new(),
             first_byte: Histogram::new(FIRST_BYTE),
             whole: Histogram::new(WHOLE),
@@ -302,15 +336,13 @@ impl Sums {
         totals.requests += 1;
         totals.succeeded += u64::from(succeeded);
         totals.throttled += u64::from(record.status == 429);
-        totals.failed += u64::from(record.status == 429 || record.status >= 500);
+        totals.failed += u64::from(is_failure(record.status));
         let counts = bounded(&mut self.requests, (deployment, caller));
         let room = counts.statuses.len() < STATUSES
             || counts.statuses.iter().any(|(status, _)| *status == record.status);
         counts.statuses.add(if room { record.status } else { 0 }, 1);
         if let Some(tokens) = record.tokens {
-            counts.prompt = counts.prompt.saturating_add(tokens.prompt);
-            counts.cached = counts.cached.saturating_add(tokens.cached);
-            counts.completion = counts.completion.saturating_add(tokens.completion);
+            counts.tokens.count(tokens);
             totals.prompt_tokens = totals.prompt_tokens.saturating_add(tokens.prompt);
             totals.cached_tokens = totals.cached_tokens.saturating_add(tokens.cached);
             totals.completion_tokens = totals.completion_tokens.saturating_add(tokens.completion);
@@ -330,9 +362,10 @@ impl Sums {
         for (key, theirs) in &other.requests {
             let mine = self.requests.entry(*key).or_default();
             theirs.statuses.iter().for_each(|(status, count)| mine.statuses.add(*status, *count));
-            mine.prompt = mine.prompt.saturating_add(theirs.prompt);
-            mine.cached = mine.cached.saturating_add(theirs.cached);
-            mine.completion = mine.completion.saturating_add(theirs.completion);
+            mine.tokens.add(theirs.tokens);
+        }
+        for (key, theirs) in &other.lanes {
+            self.lanes.entry(*key).or_default().add(*theirs);
         }
         for (key, theirs) in &other.attempts {
             let mine = self.attempts.entry(*key).or_default();
@@ -396,6 +429,9 @@ mod tests {
             (r#"sidestep_attempts_total{backend="east",deployment="gpt-4o",verdict="throttled"}"#, "2"),
             (r#"sidestep_attempts_total{backend="west",deployment="gpt-4o",verdict="served"}"#, "2"),
             (r#"sidestep_failovers_total{deployment="gpt-4o"}"#, "2"),
+            (r#"sidestep_lane_tokens_total{backend="west",deployment="gpt-4o",kind="prompt"}"#, "240"),
+            (r#"sidestep_lane_tokens_total{backend="west",deployment="gpt-4o",kind="cached"}"#, "128"),
+            (r#"sidestep_lane_tokens_total{backend="west",deployment="gpt-4o",kind="completion"}"#, "90"),
             ("sidestep_time_to_first_byte_seconds_count", "2"),
             (r#"sidestep_time_to_first_byte_seconds_bucket{le="0.35"}"#, "2"),
             (r#"sidestep_request_duration_seconds_bucket{le="0.5"}"#, "0"),
@@ -420,6 +456,24 @@ mod tests {
         let text = metrics.render(PoolGauges::default(), (0, 0));
         let start = r#"sidestep_attempts_total{backend="east",deployment="gpt-4o",verdict="failed"}"#;
         assert_eq!(line_of(&text, start), Some("20"));
+    }
+
+    #[test]
+    fn tokens_of_a_lane_are_told_by_the_deployments_name_there() {
+        let metrics = Metrics::new();
+        let backends = ["east".into(), "west".into()];
+        let attempts = notes(&[(1, "served")]);
+        let mut mapped = record(&backends, &attempts);
+        mapped.deployment_there = Some("gpt-4o-west");
+        metrics.worker().observe(&mapped);
+        mapped.served_by = None;
+        metrics.worker().observe(&mapped);
+        let text = metrics.render(PoolGauges::default(), 0);
+        let lanes: Vec<_> =
+            text.lines().filter(|line| line.starts_with("sidestep_lane_tokens_total{")).collect();
+        assert_eq!(lanes.len(), 3, "{lanes:?}");
+        let lane = r#"sidestep_lane_tokens_total{backend="west",deployment="gpt-4o-west",kind="prompt"}"#;
+        assert_eq!(line_of(&text, lane), Some("120"));
     }
 
     #[test]
