@@ -40,6 +40,8 @@ fn ask(request: &Request) -> Ask<'static> {
         conversation: Some(request.conversation),
         lowest_priority: None,
         pin: None,
+        patience: Duration::ZERO,
+        ahead: 0,
     }
 }
 
@@ -81,7 +83,7 @@ impl Policy for Sidestep {
             }
             // `x-should-retry: false`.
             Err(Exhausted::TooLarge) => Step::Refuse { status: 413, wait: None },
-            Err(Exhausted::Unserved | Exhausted::Spent { .. }) => Step::Refuse { status: 502, wait: None },
+            Err(Exhausted::Soon { .. } | Exhausted::Unserved | Exhausted::Spent { .. }) => Step::Refuse { status: 502, wait: None },
         }
     }
 

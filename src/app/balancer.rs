@@ -158,7 +158,7 @@ impl View {
             certificate: self.certificate.as_ref().map(ListenerCertificate::status),
             admin: self.admin.map(|admin| format!("http://{admin}")),
             draining: self.shared.health.draining(),
-            callers: CallersStatus::from(&totals),
+            callers: CallersStatus { held: self.shared.held(), ..CallersStatus::from(&totals) },
             tokens: TokensStatus::from(&totals),
             objects: ObjectsStatus::from(self.shared.pins().counts()),
             backends: snapshot
@@ -530,7 +530,7 @@ impl Control {
                 }
             }
         }
-        self.view.shared.health.set_draining();
+        self.view.shared.set_draining();
         tracing::info!(delay = %humantime::format_duration(self.settings.drain_delay), "draining");
         tokio::select! {
             () = self.drain(&stop, accepting) => tracing::info!("drained"),

@@ -17,6 +17,7 @@ mod fixture;
 mod frames;
 mod framing;
 mod front;
+mod hold;
 mod life;
 mod online;
 mod operators;

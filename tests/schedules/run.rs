@@ -117,6 +117,8 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
         first_byte_timeout: limits.first_byte.map(ms),
         first_event_timeout: Some(ms(limits.first_event)),
         stream_idle_timeout: Some(ms(limits.stream_idle)),
+        hold: None,
+        held: 1_000,
         explain_headers: true,
         path_prefix: String::new(),
         forward_headers: Vec::new(),
