@@ -61,6 +61,7 @@ impl Attempts {
         self.tried.forget(&full);
         self.was_throttled = false;
         self.told_until = None;
+        self.kept.take_if(|kept| *kept == Kept::Full);
     }
 
     pub(super) fn note(&mut self, backend: BackendId) {
@@ -75,6 +76,8 @@ pub(super) enum Kept {
     Absent,
     /// "There is no such object": likewise.
     NotThere,
+    /// "Come back later": no more worth than that time, once it was waited for.
+    Full,
     /// Any other.
     Other,
 }

@@ -169,7 +169,7 @@ fn soonest_of_too_small(view: View<'_>) -> Option<Instant> {
 
 fn cause(census: &Census, view: View<'_>) -> Cause {
     let attempts = view.attempts;
-    if attempts.kept == Some(Kept::Other) {
+    if matches!(attempts.kept, Some(Kept::Other | Kept::Full)) {
         return Cause::Answered;
     }
     if let Some(failure) = attempts.failure {
@@ -188,7 +188,7 @@ fn cause(census: &Census, view: View<'_>) -> Cause {
         // What a drained backend has must not be told to be nowhere.
         Some(Kept::NotThere) if census.drained > 0 => return Cause::OutOfUse,
         Some(Kept::NotThere | Kept::Absent) => return Cause::Answered,
-        Some(Kept::Other) | None => {}
+        Some(Kept::Other | Kept::Full) | None => {}
     }
     if census.absent > 0 {
         return Cause::Absent;

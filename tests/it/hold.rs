@@ -145,7 +145,9 @@ async fn one_more_than_may_wait_is_answered_at_once_and_a_caller_that_leaves_fre
 async fn a_drain_tells_all_who_wait_to_come_back() {
     let stage = known("15s", "").await;
     full_for(&stage, 12_000);
-    let asked = [asks(&stage, "first"), asks(&stage, "second")];
+    let first = asks(&stage, "first");
+    waiting(&stage, 1).await;
+    let asked = [first, asks(&stage, "second")];
     waiting(&stage, 2).await;
     let began = Instant::now();
     stage.balancer.drain();
@@ -202,7 +204,7 @@ async fn a_websocket_waits_for_room_before_it_is_opened() {
     let opened = tokio::task::spawn_blocking(move || socket(address));
     assert_eq!(within("a socket", opened).await.unwrap(), Some(101));
     assert_eq!(answer(first).await.status, 200);
-    assert_eq!(stage.balancer.status().callers.held_total, 2);
+    eventually("both are told", || stage.balancer.status().callers.held_total == 2).await;
 }
 
 #[tokio::test]
