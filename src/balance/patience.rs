@@ -21,14 +21,20 @@ use super::standing::{Candidate, Standing, View};
 
 /// The head of this file says it all.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Prospect {
-    pub(super) soonest: Instant,
+struct Prospect {
+    soonest: Instant,
     tokens: f64,
     blind: f64,
 }
 
+/// When a request of `charge` tokens should pick again; `None` where it is not worth waiting.
+pub(super) fn worth_it(view: View<'_>, charge: f64, flow: Option<&Flow>) -> Option<Instant> {
+    let prospect = prospect(view).filter(|prospect| prospect.is_enough(view, charge, flow));
+    prospect.map(|prospect| prospect.soonest)
+}
+
 /// What comes back within the request's patience; `None` where nothing does.
-pub(super) fn prospect(view: View<'_>) -> Option<Prospect> {
+fn prospect(view: View<'_>) -> Option<Prospect> {
     if view.ask.patience.is_zero() {
         return None;
     }
@@ -67,7 +73,7 @@ fn back(view: View<'_>, candidate: &Candidate<'_>) -> Option<Instant> {
 
 impl Prospect {
     /// Whether it is enough for the request too, of `charge` tokens.
-    pub(super) fn is_enough(&self, view: View<'_>, charge: f64, flow: Option<&Flow>) -> bool {
+    fn is_enough(&self, view: View<'_>, charge: f64, flow: Option<&Flow>) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "a line is far shorter than 2^52")]
         let before = view.ask.ahead as f64;
         let mean = flow.and_then(Flow::charge).unwrap_or(charge).max(1.0);

@@ -22,7 +22,7 @@ use super::exhaustion::{self, Exhausted};
 use super::explain::{self, Explanation};
 use super::health::Failure;
 use super::lane::{self, Lane, Quota, Throttling};
-use super::patience::{self, Prospect};
+use super::patience;
 use super::reason::{AttemptFailure, Reason};
 use super::routes::{Lanes, Routes, Way};
 use super::snapshot::{self, PoolSnapshot};
@@ -160,16 +160,13 @@ impl Pool {
             .or_else(|| choosing::learn(view).inspect(|_| learning = true))
             .or_else(|| choosing::early_probe(view));
         let Some((index, way)) = chosen.and_then(|index| Some((index, ways.get(index)?.as_ref()?))) else {
-            let charge = tokens(ask.charge);
-            let flow = found.kept().and_then(|route| self.routes.look_at_flow(route));
-            let prospect =
-                patience::prospect(view).filter(|prospect| prospect.is_enough(view, charge, flow));
-            if let Some(Prospect { soonest: until, .. }) = prospect {
+            let (charge, route) = (tokens(ask.charge), found.kept());
+            if let Some(until) = patience::worth_it(view, charge, self.routes.look_at_flow(route)) {
                 attempts.another_round();
                 return Err(Exhausted::Soon { until });
             }
             let (exhausted, limits) = exhaustion::exhausted(view, &mut self.rng);
-            return Err(self.in_turn(now, exhausted, limits, found.kept(), charge));
+            return Err(self.in_turn(now, exhausted, limits, route, charge));
         };
         let Way { lane: slot, there } = way.clone();
         let route = found.kept();

@@ -217,8 +217,8 @@ impl Routes {
     }
 
     /// The same, to be looked at.
-    pub(super) fn look_at_flow(&self, index: usize) -> Option<&Flow> {
-        self.slots.get(index)?.as_ref().map(|route| &route.flow)
+    pub(super) fn look_at_flow(&self, index: Option<usize>) -> Option<&Flow> {
+        self.slots.get(index?)?.as_ref().map(|route| &route.flow)
     }
 
     /// Where a name leads, without remembering it.

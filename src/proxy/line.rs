@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -248,14 +248,13 @@ impl Patience {
     }
 
     /// The request has its place on a lane: whoever is next in line may look, once it has shown that there is room.
-    pub(super) async fn follow<T>(&mut self, has_room: bool, attempt: impl Future<Output = T>) -> T {
+    pub(super) async fn follow<F: Future>(&mut self, has_room: bool, mut attempt: Pin<&mut F>) -> F::Output {
         if has_room {
             self.leave();
         }
         if !self.ticket.as_ref().is_some_and(|ticket| ticket.in_line) {
             return attempt.await;
         }
-        let mut attempt = pin!(attempt);
         match timeout(SHOWS, &mut attempt).await {
             Ok(outcome) => outcome,
             Err(_) => {

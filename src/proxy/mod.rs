@@ -25,6 +25,7 @@ mod prelude;
 mod request;
 mod socket;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -259,19 +260,7 @@ impl Proxy {
         let deployment = understood.deployment.clone();
         let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
         let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
-        let mut ask = Ask {
-            deployment: deployment.as_deref(),
-            family: understood.route.operation.family,
-            operation: understood.route.operation.name,
-            charge: understood.scan.charge(0),
-            conversation: understood.scan.conversation(),
-            streamed: understood.scan.stream,
-            harmless: understood.route.operation.harmless.given(understood.scan.background),
-            lowest_priority,
-            pin: None,
-            patience: Duration::ZERO,
-            ahead: 0,
-        };
+        let mut ask = asks(&understood, deployment.as_deref(), lowest_priority);
         loop {
             let now = clock::now();
             ask.pin = bond.pin();
@@ -316,9 +305,17 @@ impl Proxy {
                 return Err(ProxyError::UpstreamFailed);
             };
             let api = understood.route.operation.api;
-            let attempt =
-                Attempt { edge: &edge, callers: &front.callers, parts, ask: &ask, api, deadline, place, bond: &bond };
-            let run = attempt.run(&mut understood, &mut attempts, ledger);
+            let attempt = Attempt {
+                edge: &edge,
+                callers: &front.callers,
+                parts,
+                ask: &ask,
+                api,
+                deadline,
+                place,
+                bond: &bond,
+            };
+            let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
                 attempt::Outcome::Commit(response) => return Ok(*response),
                 attempt::Outcome::Next(None) => {}
@@ -417,6 +414,28 @@ impl Handler for Proxy {
         edge.callers.pages().allow(&parts.headers, response.headers_mut());
         response.headers_mut().insert(headers::REQUEST_ID, id);
         response
+    }
+}
+
+/// What a request needs of a lane.
+fn asks<'a>(
+    understood: &Understood<'_>,
+    deployment: Option<&'a str>,
+    lowest_priority: Option<u32>,
+) -> Ask<'a> {
+    let operation = &understood.route.operation;
+    Ask {
+        deployment,
+        family: operation.family,
+        operation: operation.name,
+        charge: understood.scan.charge(0),
+        conversation: understood.scan.conversation(),
+        streamed: understood.scan.stream,
+        harmless: operation.harmless.given(understood.scan.background),
+        lowest_priority,
+        pin: None,
+        patience: Duration::ZERO,
+        ahead: 0,
     }
 }
 
