@@ -42,6 +42,7 @@ use crate::scenario::{Pool, Scenario};
 struct Options {
     quick: bool,
     wire: Option<Wire>,
+    speed: Option<u32>,
     json: bool,
     plot: Option<PathBuf>,
     rows: Option<String>,
@@ -68,6 +69,9 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--wire" => options.wire = Some(Wire::Start),
                 "--wire-at-speed" => options.wire = Some(Wire::AtSpeed),
+                "--speed" => {
+                    options.speed = Some(value()?.parse().map_err(|error| format!("--speed: {error}"))?);
+                }
                 "--json" => options.json = true,
                 "--plot" => options.plot = Some(value()?.into()),
                 "--rows" => options.rows = Some(value()?),
@@ -99,9 +103,15 @@ fn main() -> ExitCode {
         }
     };
     match options.wire {
-        Some(Wire::Start) => return wire::start(),
-        Some(Wire::AtSpeed) if wire::run(|line| println!("{line}")) => return ExitCode::SUCCESS,
-        Some(Wire::AtSpeed) => return ExitCode::FAILURE,
+        Some(Wire::Start) => {
+            let speed = options.speed.unwrap_or(wire::SPEED);
+            return wire::start(speed, options.seeds.unwrap_or(wire::SEEDS));
+        }
+        Some(Wire::AtSpeed) => {
+            let seeds = options.seeds.unwrap_or(wire::SEEDS);
+            let all = wire::run(seeds, |line| println!("{line}"));
+            return if all { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         None => {}
     }
     if options.nothing || options.quick {
