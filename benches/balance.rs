@@ -23,6 +23,8 @@ const ASK: Ask<'static> = Ask {
     conversation: None,
     lowest_priority: None,
     pin: None,
+    patience: std::time::Duration::ZERO,
+    ahead: 0,
 };
 
 fn pool(count: usize) -> Pool {

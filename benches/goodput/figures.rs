@@ -20,6 +20,8 @@ pub(crate) struct Figures {
     big: u64,
     /// Whose first answer was an error.
     pub(crate) refused_first: u64,
+    /// Errors that callers were told, again and again.
+    pub(crate) refused: u64,
     throttled: u64,
     errors: u64,
     prompt: u64,
@@ -41,6 +43,7 @@ impl Figures {
             lost_big: 0,
             big: 0,
             refused_first: 0,
+            refused: 0,
             throttled: 0,
             errors: 0,
             prompt: 0,
@@ -102,6 +105,7 @@ impl Figures {
             spilled_percent: 100.0 * self.spilled as f64 / self.added.len().max(1) as f64,
             cached_percent: 100.0 * self.cached as f64 / self.prompt.max(1) as f64,
             first_refused_percent: 100.0 * self.refused_first as f64 / asked,
+            told_per_1000: 1_000.0 * self.refused as f64 / asked,
             ttft_p50_s: percentile(&mut self.first_tokens, 0.5),
             ttft_p99_s: percentile(&mut self.first_tokens, 0.99),
             failing_big_percent: 100.0 * self.lost_big as f64 / self.big.max(1) as f64,
@@ -121,6 +125,7 @@ pub(crate) struct Summary {
     pub(crate) cached_percent: f64,
     pub(crate) spilled_percent: f64,
     pub(crate) first_refused_percent: f64,
+    pub(crate) told_per_1000: f64,
     pub(crate) ttft_p50_s: f64,
     pub(crate) ttft_p99_s: f64,
     pub(crate) failing_big_percent: f64,

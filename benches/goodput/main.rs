@@ -6,12 +6,14 @@
 //! cargo bench --bench goodput -- --quick           short runs; exit code 1 if a figure leaves its band
 //! cargo bench --bench goodput -- --json            one object per row
 //! cargo bench --bench goodput -- --plot FILE.svg   failures and wasted calls over load
+//! cargo bench --bench goodput -- --wire            the same over real sockets; exit code 1 if a figure leaves its band
 //!     --rows base,sizes   --policy sidestep,samples   --seeds 4
 //! ```
 
 mod bands;
 mod caller;
 mod figures;
+mod held;
 mod oracle;
 mod peers;
 mod plot;
@@ -22,10 +24,12 @@ mod rows;
 mod run;
 mod samples;
 mod scenario;
+mod sdk;
 mod sidestep;
 mod traffic;
 mod units;
 mod upstream;
+mod wire;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +41,8 @@ use crate::scenario::{Pool, Scenario};
 #[derive(Debug, Default)]
 struct Options {
     quick: bool,
+    wire: Option<Wire>,
+    speed: Option<u32>,
     json: bool,
     plot: Option<PathBuf>,
     rows: Option<String>,
@@ -46,6 +52,14 @@ struct Options {
     nothing: bool,
 }
 
+/// Real sockets.
+#[derive(Clone, Copy, Debug)]
+enum Wire {
+    Start,
+    /// In the process whose clocks are fast.
+    AtSpeed,
+}
+
 impl Options {
     fn read(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self { nothing: true, ..Self::default() };
@@ -53,6 +67,11 @@ impl Options {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "--quick" => options.quick = true,
+                "--wire" => options.wire = Some(Wire::Start),
+                "--wire-at-speed" => options.wire = Some(Wire::AtSpeed),
+                "--speed" => {
+                    options.speed = Some(value()?.parse().map_err(|error| format!("--speed: {error}"))?);
+                }
                 "--json" => options.json = true,
                 "--plot" => options.plot = Some(value()?.into()),
                 "--rows" => options.rows = Some(value()?),
@@ -83,6 +102,18 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    match options.wire {
+        Some(Wire::Start) => {
+            let speed = options.speed.unwrap_or(wire::SPEED);
+            return wire::start(speed, options.seeds.unwrap_or(wire::SEEDS));
+        }
+        Some(Wire::AtSpeed) => {
+            let seeds = options.seeds.unwrap_or(wire::SEEDS);
+            let all = wire::run(seeds, |line| println!("{line}"));
+            return if all { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        None => {}
+    }
     if options.nothing || options.quick {
         if let Err(problem) = repeats() {
             eprintln!("{problem}");

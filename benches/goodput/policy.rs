@@ -9,6 +9,11 @@ use crate::upstream::{Reply, World};
 pub(crate) enum Step {
     /// Send it to this backend.
     Send(usize),
+    /// Ask again then; the caller waits meanwhile.
+    Hold {
+        /// When.
+        until: Seconds,
+    },
     /// Answer it here.
     Refuse {
         /// Status.

@@ -115,6 +115,11 @@ impl Meter {
         }
     }
 
+    /// How long its requests are counted together.
+    pub(crate) fn request_window(&self) -> Seconds {
+        self.requests.width
+    }
+
     /// Until quota comes back of its own: what a weighted draw divides by.
     pub(crate) fn renews_in(&self, now: Seconds) -> Seconds {
         match self.window {

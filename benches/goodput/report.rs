@@ -80,6 +80,9 @@ impl Row {
             "goodput_percent": self.mean(|run| run.goodput_percent),
             "upstream_429_per_1000": self.mean(|run| run.upstream_429_per_1000),
             "added_p99_ms": self.mean(|run| run.added_p99_ms),
+            "told_per_1000": self.mean(|run| run.told_per_1000),
+            "retries": self.scenario.retries,
+            "failing_interval": self.interval(|run| run.failing_percent),
             "cached_percent": self.mean(|run| run.cached_percent),
         })
         .to_string()

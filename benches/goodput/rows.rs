@@ -1,6 +1,7 @@
 //! Which runs there are: tables of scenarios, and the policies by name.
 
 use crate::figures::Summary;
+use crate::held::Held;
 use crate::quota::Window;
 use crate::run::run;
 use crate::samples::{PeakEwma, Samples, TwoChoices, Uniform};
@@ -29,6 +30,9 @@ const FEW: [&str; 4] = ["sidestep", "samples", "litellm-shuffle", "oracle"];
 pub(crate) fn once(policy: &str, scenario: &Scenario, seed: u64) -> Option<Summary> {
     let mut figures = match policy {
         "sidestep" => run::<Sidestep>(scenario, seed),
+        "hold-250ms" => run::<Held<250>>(scenario, seed),
+        "hold-2s" => run::<Held<2_000>>(scenario, seed),
+        "hold-10s" => run::<Held<10_000>>(scenario, seed),
         "samples" => run::<Samples<Uniform>>(scenario, seed),
         "apim" => run::<peers::Apim>(scenario, seed),
         "litellm-shuffle" => run::<peers::Shuffle>(scenario, seed),
@@ -109,8 +113,26 @@ pub(crate) fn tables() -> Vec<Table> {
         table("windows", "kinds of quota window", &FEW, rows(&BUSY, windows())),
         table("headers", "what the headers tell", &["sidestep", "samples"], rows(&BUSY, headers())),
         table("odd", "odd requests and estimates", &FEW, odd()),
+        table(
+            "hold",
+            "waiting in line, callers that retry twice and callers that do not",
+            &["sidestep", "hold-250ms", "hold-2s", "hold-10s"],
+            hold(),
+        ),
         table("faults", "the largest of 8 is ill, at 50 %", &FEW, rows(&[0.5], faults())),
     ]
+}
+
+/// Provisioned deployments alone, in front of others, none; with the SDKs' retries and without. What a provisioned
+/// deployment is charged is a fifth of what is offered: cached tokens cost it nothing, nor do those not answered.
+fn hold() -> Vec<(String, Scenario)> {
+    let pool = |label: &'static str, pool| {
+        [2, 0].map(|retries| (format!("{label} retry {retries}"), Scenario { retries, ..base(pool) }))
+    };
+    let mut all = rows(&[3.0, 4.0, 5.0], pool("3 PTU", Pool::Reserved));
+    all.extend(rows(&[1.1, 1.5, 2.0], pool("2+6", Pool::Provisioned)));
+    all.extend(rows(&[0.9, 1.1, 2.0], pool("N=8", Pool::Unequal(8))));
+    all
 }
 
 fn windows() -> impl Iterator<Item = (String, Scenario)> {

@@ -18,6 +18,7 @@ use crate::upstream::{Reply, World};
 enum Event {
     Asked(usize),
     Call(usize),
+    Look(usize),
     Head(usize),
     End(usize),
     Hidden(usize),
@@ -47,6 +48,8 @@ struct Run<'a, P: Policy> {
     events: BinaryHeap<Reverse<(Moment, u64, Event)>>,
     number: u64,
     rng: Rng,
+    /// Of the callers' SDK.
+    retries: u32,
     figures: Figures,
 }
 
@@ -65,6 +68,7 @@ pub(crate) fn run<P: Policy>(scenario: &Scenario, seed: u64) -> Figures {
         events: BinaryHeap::new(),
         number: 0,
         rng: Rng::with_seed(seed ^ 0x6361_6c6c_6572),
+        retries: scenario.retries,
         figures,
     };
     run.start();
@@ -101,6 +105,7 @@ impl<P: Policy> Run<'_, P> {
                 self.asked(now, request);
             }
             Event::Call(flight) => self.call(now, flight),
+            Event::Look(flight) => self.next(now, flight),
             Event::Head(flight) => self.head(now, flight),
             Event::End(flight) => {
                 let Flight { replica, request, memory, .. } = &mut self.flights[flight];
@@ -174,6 +179,10 @@ impl<P: Policy> Run<'_, P> {
                 self.figures.attempt(measured(flight.first), &flight.reply);
                 self.at(head, Event::Head(place));
             }
+            Step::Hold { until } => {
+                flight.lost += until - now;
+                self.at(until, Event::Look(place));
+            }
             Step::Refuse { status, wait } => self.refused(now, place, status, wait),
         }
     }
@@ -218,10 +227,11 @@ impl<P: Policy> Run<'_, P> {
     fn refused(&mut self, now: Seconds, place: usize, status: u16, wait: Option<Seconds>) {
         let flight = &mut self.flights[place];
         let measured = measured(flight.first);
-        if measured && flight.retries == 0 {
-            self.figures.refused_first += 1;
+        if measured {
+            self.figures.refused += 1;
+            self.figures.refused_first += u64::from(flight.retries == 0);
         }
-        match caller::again_in(status, wait, flight.retries, self.rng.f64()) {
+        match caller::again_in(status, wait, (flight.retries, self.retries), self.rng.f64()) {
             Some(pause) => {
                 flight.retries += 1;
                 self.at(now + pause, Event::Call(place));

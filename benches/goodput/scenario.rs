@@ -1,5 +1,6 @@
 //! What is varied between runs.
 
+use crate::caller;
 use crate::quota::Window;
 use crate::traffic::Oddities;
 use crate::units::Seconds;
@@ -44,6 +45,8 @@ pub(crate) enum Pool {
     Unequal(usize),
     /// Two provisioned deployments first, six others behind them.
     Provisioned,
+    /// Three provisioned deployments, nothing behind them.
+    Reserved,
 }
 
 const UNEQUAL: [f64; 8] =
@@ -57,6 +60,7 @@ impl Pool {
             Self::Article => "article",
             Self::Unequal(_) => "unequal",
             Self::Provisioned => "provisioned",
+            Self::Reserved => "reserved",
         }
     }
 
@@ -66,6 +70,7 @@ impl Pool {
             // Three: a small, a middle, a large one.
             Self::Unequal(3) => vec![450_000.0, 200_000.0, 60_000.0],
             Self::Unequal(count) => UNEQUAL.iter().copied().cycle().take(count).collect(),
+            Self::Reserved => vec![300_000.0; 3],
             Self::Provisioned => {
                 vec![100_000.0, 100_000.0, 240_000.0, 200_000.0, 150_000.0, 100_000.0, 60_000.0, 30_000.0]
             }
@@ -77,7 +82,7 @@ impl Pool {
     }
 
     pub(crate) fn is_provisioned(self, index: usize) -> bool {
-        self == Self::Provisioned && index < 2
+        self == Self::Reserved || (self == Self::Provisioned && index < 2)
     }
 
     pub(crate) fn priority(self, index: usize) -> u32 {
@@ -102,6 +107,8 @@ pub(crate) struct Scenario {
     pub(crate) headers: Headers,
     pub(crate) oddities: Oddities,
     pub(crate) fault: Option<Fault>,
+    /// Of the callers' SDK.
+    pub(crate) retries: u32,
 }
 
 impl Scenario {
@@ -114,6 +121,7 @@ impl Scenario {
             headers: Headers::Full,
             oddities: Oddities::NONE,
             fault: None,
+            retries: caller::RETRIES,
         }
     }
 }

@@ -40,10 +40,49 @@ fn ask(request: &Request) -> Ask<'static> {
         conversation: Some(request.conversation),
         lowest_priority: None,
         pin: None,
+        patience: Duration::ZERO,
+        ahead: 0,
     }
 }
 
 impl Sidestep {
+    /// The same for a caller that waits so many seconds in line, behind so many others.
+    pub(crate) fn next_in_line(
+        &mut self,
+        now: Seconds,
+        request: &Request,
+        memory: &mut Memory,
+        (patience, ahead): (Seconds, usize),
+        _world: &mut World,
+    ) -> Step {
+        let ask = Ask { patience: Duration::from_secs_f64(patience), ahead, ..ask(request) };
+        let picked = self.pool.pick(self.at(now), &ask, &mut memory.attempts);
+        if self.pool.has_changes() {
+            drop(self.pool.take_changes());
+        }
+        match picked {
+            Ok(pick) => {
+                let backend = pick.backend;
+                memory.pick = Some(pick);
+                Step::Send(backend)
+            }
+            Err(Exhausted::Soon { until }) => {
+                Step::Hold { until: until.saturating_duration_since(self.start).as_secs_f64().max(now) }
+            }
+            Err(Exhausted::Throttled { wait }) => {
+                Step::Refuse { status: 429, wait: Some(wait.as_secs_f64()) }
+            }
+            // `x-should-retry: false`.
+            Err(Exhausted::TooLarge) => Step::Refuse { status: 413, wait: None },
+            Err(Exhausted::Unserved | Exhausted::Spent { .. }) => Step::Refuse { status: 502, wait: None },
+        }
+    }
+
+    /// What the pick under way says.
+    pub(crate) fn has_room(&self, memory: &Memory) -> bool {
+        memory.pick.as_ref().is_some_and(|pick| pick.has_room)
+    }
+
     fn at(&self, now: Seconds) -> Instant {
         self.start + Duration::from_secs_f64(now)
     }
@@ -65,24 +104,8 @@ impl Policy for Sidestep {
         Self { pool, start: tokio::time::Instant::now().into_std(), headers: HeaderMap::new() }
     }
 
-    fn next(&mut self, now: Seconds, request: &Request, memory: &mut Memory, _world: &mut World) -> Step {
-        let picked = self.pool.pick(self.at(now), &ask(request), &mut memory.attempts);
-        if self.pool.has_changes() {
-            drop(self.pool.take_changes());
-        }
-        match picked {
-            Ok(pick) => {
-                let backend = pick.backend;
-                memory.pick = Some(pick);
-                Step::Send(backend)
-            }
-            Err(Exhausted::Throttled { wait }) => {
-                Step::Refuse { status: 429, wait: Some(wait.as_secs_f64()) }
-            }
-            // `x-should-retry: false`.
-            Err(Exhausted::TooLarge) => Step::Refuse { status: 413, wait: None },
-            Err(Exhausted::Unserved | Exhausted::Spent { .. }) => Step::Refuse { status: 502, wait: None },
-        }
+    fn next(&mut self, now: Seconds, request: &Request, memory: &mut Memory, world: &mut World) -> Step {
+        self.next_in_line(now, request, memory, (0.0, 0), world)
     }
 
     fn failed(&mut self, now: Seconds, request: &Request, memory: &mut Memory, reply: &Reply) -> Then {

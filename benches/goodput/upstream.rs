@@ -114,6 +114,11 @@ impl World {
 }
 
 impl Backend {
+    /// How much slower than the fastest, about.
+    pub(crate) fn speed(&self) -> f64 {
+        self.speed
+    }
+
     /// The next request of others; when the one after it comes.
     pub(crate) fn hidden_call(&mut self, now: Seconds) -> Seconds {
         let charge = HIDDEN_CHARGE.min(self.meter.limit) * (0.5 + self.rng.f64());

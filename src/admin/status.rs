@@ -117,6 +117,10 @@ pub struct CallersStatus {
     pub failovers_total: u64,
     /// Requests that no lane admitted.
     pub exhausted_total: u64,
+    /// Requests that wait in line for room now.
+    pub held: usize,
+    /// Requests that waited in line for room.
+    pub held_total: u64,
 }
 
 /// Tokens since the start.
@@ -140,6 +144,8 @@ impl From<&Totals> for CallersStatus {
             in_flight: totals.in_flight,
             failovers_total: totals.failovers,
             exhausted_total: totals.exhausted,
+            held: 0,
+            held_total: totals.held,
         }
     }
 }
@@ -323,7 +329,7 @@ pub(super) mod tests {
             "certificate":{"subject":"gate.example","ends_ms":1800000000000,"ends_soon":false,"problem":null},
             "admin":"http://127.0.0.1:9080","draining":false,
             "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,
-                "in_flight":0,"failovers_total":0,"exhausted_total":0},
+                "in_flight":0,"failovers_total":0,"exhausted_total":0,"held":0,"held_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
             "by_caller":{"lately_seconds":300,"callers":[{"name":"app","requests":3,"failed":0,"tokens":0,
                 "requests_total":0,"failed_total":0,"tokens_total":0}],"others":0,"rest":null},

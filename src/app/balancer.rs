@@ -167,7 +167,7 @@ impl View {
             certificate: self.certificate.as_ref().map(ListenerCertificate::status),
             admin: self.admin.map(|admin| format!("http://{admin}")),
             draining: self.shared.health.draining(),
-            callers: CallersStatus::from(&totals),
+            callers: CallersStatus { held: self.shared.held(), ..CallersStatus::from(&totals) },
             tokens: TokensStatus::from(&totals),
             by_caller: ByCaller::from(self.look_at_callers().told()),
             objects: ObjectsStatus::from(self.shared.pins().counts()),
@@ -571,7 +571,7 @@ impl Control {
                 }
             }
         }
-        self.view.shared.health.set_draining();
+        self.view.shared.set_draining();
         self.ends = Some(clock::now() + self.settings.drain_delay + self.settings.drain_timeout);
         tracing::info!(delay = %humantime::format_duration(self.settings.drain_delay), "draining");
         tokio::select! {

@@ -10,6 +10,8 @@ use super::reason::AttemptFailure;
 #[derive(Debug, Default)]
 pub struct Attempts {
     tried: Tried,
+    /// Of them, those that answered 429: when they are back, the request may ask them again.
+    full: Tried,
     /// Failures that count once another lane answers this same request well.
     pub(super) unconfirmed: Vec<Unconfirmed>,
     /// The number of the pick whose good answer has been noted.
@@ -35,9 +37,31 @@ impl Attempts {
     }
 
     /// A 429 to a request whose name has no lane: it lives as long as the request does.
-    pub(super) fn throttled_without_lane(&mut self, until: Instant) {
-        self.was_throttled = true;
+    pub(super) fn throttled_without_lane(&mut self, backend: BackendId, until: Instant) {
+        self.note_full(backend);
         self.told_until = Some(self.told_until.map_or(until, |soonest| soonest.min(until)));
+    }
+
+    /// It answered this request with a 429.
+    pub(super) fn was_full(&self, backend: BackendId) -> bool {
+        self.full.contains(backend)
+    }
+
+    pub(super) fn note_full(&mut self, backend: BackendId) {
+        self.was_throttled = true;
+        if !self.full.contains(backend) {
+            self.full.push(backend);
+        }
+    }
+
+    /// The request waits until one of those that were full is back: what follows is as if its caller had come back,
+    /// except that what failed is not asked again.
+    pub(super) fn another_round(&mut self) {
+        let full = std::mem::take(&mut self.full);
+        self.tried.forget(&full);
+        self.was_throttled = false;
+        self.told_until = None;
+        self.kept.take_if(|kept| *kept == Kept::Full);
     }
 
     pub(super) fn note(&mut self, backend: BackendId) {
@@ -52,6 +76,8 @@ pub(super) enum Kept {
     Absent,
     /// "There is no such object": likewise.
     NotThere,
+    /// "Come back later": no more worth than that time, once it was waited for.
+    Full,
     /// Any other.
     Other,
 }
@@ -82,6 +108,13 @@ impl Tried {
             Some(place) => *place = Some(backend),
             None => self.more.push(backend),
         }
+    }
+
+    fn forget(&mut self, others: &Self) {
+        for place in &mut self.first {
+            place.take_if(|tried| others.contains(*tried));
+        }
+        self.more.retain(|tried| !others.contains(*tried));
     }
 
     fn len(&self) -> usize {

@@ -13,7 +13,7 @@ use super::lane::Tally;
 pub(super) const REFUSED: Duration = Duration::from_secs(60);
 
 /// A backend's identity across reloads, where its index changes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct BackendId(pub(super) u32);
 
 /// One refusal: 401 or 403 for one operation family.

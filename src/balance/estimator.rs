@@ -207,6 +207,11 @@ impl Estimator {
         }
     }
 
+    /// Whether it is known, and not only assumed, that a request of so many tokens fits now.
+    pub(super) fn has_room(&self, now: Instant, charge: f64) -> bool {
+        self.remaining(now).is_some_and(|remaining| charge <= remaining)
+    }
+
     /// What operators see.
     pub(super) fn quota(&self, now: Instant) -> Quota {
         let count = |tokens: f64| {

@@ -28,6 +28,13 @@ pub enum Exhausted {
         /// When to come back, in whole milliseconds, from 10 ms to 59 s.
         wait: Duration,
     },
+    /// The same, of a request that may wait in line ([`super::Ask::patience`]): one has room within that time, and not
+    /// all of it is for those before it. Wait until then, and pick again; nobody else was told anything of it.
+    #[error("a backend for this deployment has room again soon")]
+    Soon {
+        /// The soonest of their recoveries.
+        until: Instant,
+    },
     /// Only size marks are in the way: 429 that is not worth retrying.
     #[error("the request is too large for every backend at the moment")]
     TooLarge,
@@ -114,7 +121,7 @@ impl Census {
 }
 
 /// When a throttled lane admits again.
-fn recovery(standing: Standing) -> Option<Instant> {
+pub(super) fn recovery(standing: Standing) -> Option<Instant> {
     match standing {
         Standing::Cooling { until } | Standing::Full { until, .. } => Some(until),
         _ => None,
@@ -162,7 +169,7 @@ fn soonest_of_too_small(view: View<'_>) -> Option<Instant> {
 
 fn cause(census: &Census, view: View<'_>) -> Cause {
     let attempts = view.attempts;
-    if attempts.kept == Some(Kept::Other) {
+    if matches!(attempts.kept, Some(Kept::Other | Kept::Full)) {
         return Cause::Answered;
     }
     if let Some(failure) = attempts.failure {
@@ -181,7 +188,7 @@ fn cause(census: &Census, view: View<'_>) -> Cause {
         // What a drained backend has must not be told to be nowhere.
         Some(Kept::NotThere) if census.drained > 0 => return Cause::OutOfUse,
         Some(Kept::NotThere | Kept::Absent) => return Cause::Answered,
-        Some(Kept::Other) | None => {}
+        Some(Kept::Other | Kept::Full) | None => {}
     }
     if census.absent > 0 {
         return Cause::Absent;

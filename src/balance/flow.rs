@@ -59,9 +59,14 @@ impl Flow {
     }
 
     /// Good answers a second, lately.
-    fn served(&self, now: Instant) -> f64 {
+    pub(super) fn served(&self, now: Instant) -> f64 {
         let Some(at) = self.served_at else { return 0.0 };
         self.served * (-now.saturating_duration_since(at).as_secs_f64() / LATELY).exp()
+    }
+
+    /// What a request is charged on average, in tokens.
+    pub(super) fn charge(&self) -> Option<f64> {
+        self.charge
     }
 
     /// A caller of a request of `charge` tokens is sent away: how long until its turn, where lanes of together

@@ -13,7 +13,7 @@
 //! and one request, the probe, goes first. And we never shut ourselves: only Azure's own answers keep requests out,
 //! never a guess of ours.
 //!
-//! Reading order: `pool` (the walk), `choosing`, `exhaustion`, then what they look at: `lane`, `size`, `health`,
+//! Reading order: `pool` (the walk), `choosing`, `exhaustion`, `patience`, then what they look at: `lane`, `size`, `health`,
 //! `backend`, `routes`; beside them `verdict` and `cooldown`, which read answers and know no state, and `pins`, which
 //! knows where objects live that only one backend has.
 
@@ -30,6 +30,7 @@ mod failing;
 mod flow;
 mod health;
 mod lane;
+mod patience;
 mod pins;
 mod pool;
 mod reason;

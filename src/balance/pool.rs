@@ -22,6 +22,7 @@ use super::exhaustion::{self, Exhausted};
 use super::explain::{self, Explanation};
 use super::health::Failure;
 use super::lane::{self, Lane, Quota, Throttling};
+use super::patience;
 use super::reason::{AttemptFailure, Reason};
 use super::routes::{Lanes, Routes, Way};
 use super::snapshot::{self, PoolSnapshot};
@@ -50,6 +51,10 @@ pub struct Ask<'a> {
     pub lowest_priority: Option<u32>,
     /// What the request names lives on this backend: no other can serve it.
     pub pin: Option<BackendId>,
+    /// How much longer it may wait in line; zero: it is answered at once.
+    pub patience: Duration,
+    /// How many wait in line before it.
+    pub ahead: usize,
 }
 
 /// A place on a lane, to be handed back exactly once.
@@ -65,6 +70,8 @@ pub struct Pick {
     pub generation: u32,
     /// This request goes first, to see whether a lane or backend that failed is well again.
     pub probe: bool,
+    /// The lane's headers say that there is room. Where they do not, only its answer will tell.
+    pub has_room: bool,
     id: BackendId,
     slot: usize,
     stamp: u64,
@@ -153,8 +160,13 @@ impl Pool {
             .or_else(|| choosing::learn(view).inspect(|_| learning = true))
             .or_else(|| choosing::early_probe(view));
         let Some((index, way)) = chosen.and_then(|index| Some((index, ways.get(index)?.as_ref()?))) else {
+            let (charge, route) = (tokens(ask.charge), found.kept());
+            if let Some(until) = patience::worth_it(view, charge, self.routes.look_at_flow(route)) {
+                attempts.another_round();
+                return Err(Exhausted::Soon { until });
+            }
             let (exhausted, limits) = exhaustion::exhausted(view, &mut self.rng);
-            return Err(self.in_turn(now, exhausted, limits, found.kept(), tokens(ask.charge)));
+            return Err(self.in_turn(now, exhausted, limits, route, charge));
         };
         let Way { lane: slot, there } = way.clone();
         let route = found.kept();
@@ -165,12 +177,13 @@ impl Pool {
         let mut probe = backend.health.reason().is_some();
         backend.health.probed_by(self.picks, now);
         // A name beyond the bound has no lane; no lane has the stamp 0.
-        let (mut stamp, mut sent) = (0, None);
+        let (mut stamp, mut sent, mut has_room) = (0, None, false);
         if let Some(lane) = self.lanes.get_mut(slot) {
             lane.tally.picked();
             probe |= lane.health.reason().is_some();
             lane.health.probed_by(self.picks, now);
             stamp = lane.stamp;
+            has_room = !probe && lane.estimator.has_room(now, tokens(ask.charge));
             sent = Some(lane.estimator.sent(now, tokens(ask.charge)));
             if ask.streamed {
                 lane.speed.sent(now);
@@ -185,6 +198,7 @@ impl Pool {
             deployment_there: there,
             generation: self.generation,
             probe,
+            has_room,
             id: backend.id,
             slot,
             stamp,
@@ -528,7 +542,7 @@ impl Pool {
         self.tally(pick, |tally| tally.throttled += 1);
         self.mark_known(pick);
         let Some(lane) = self.lane(pick) else {
-            attempts.throttled_without_lane(now + cooldown::clamp(told.duration));
+            attempts.throttled_without_lane(pick.id, now + cooldown::clamp(told.duration));
             return;
         };
         lane.estimator.learn_limit(quota.limit_tokens);
@@ -542,7 +556,9 @@ impl Pool {
             }
             None => {}
         }
-        attempts.was_throttled |= !matches!(throttling, Throttling::Sized(_));
+        if !matches!(throttling, Throttling::Sized(_)) {
+            attempts.note_full(pick.id);
+        }
         let Some((backend, deployment)) = self.names(pick) else { return };
         match throttling {
             Throttling::Began(duration) => {
@@ -564,7 +580,7 @@ impl Pool {
         self.tally(pick, |tally| tally.throttled += 1);
         self.mark_known(pick);
         let Some(lane) = self.lane(pick) else {
-            attempts.throttled_without_lane(now + cooldown::clamp(told.duration));
+            attempts.throttled_without_lane(pick.id, now + cooldown::clamp(told.duration));
             return;
         };
         let duration = lane.too_large(now, told, pick.charge);

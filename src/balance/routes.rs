@@ -216,6 +216,11 @@ impl Routes {
         self.slots.get_mut(index)?.as_mut().map(|route| &mut route.flow)
     }
 
+    /// The same, to be looked at.
+    pub(super) fn look_at_flow(&self, index: Option<usize>) -> Option<&Flow> {
+        self.slots.get(index?)?.as_ref().map(|route| &route.flow)
+    }
+
     /// Where a name leads, without remembering it.
     pub(super) fn look(&self, deployment: Option<&str>, backends: &[Backend]) -> Found {
         match deployment {

@@ -227,13 +227,19 @@ fn failed(answer: &Answer<'_>) -> Verdict {
 fn keeps(verdict: Verdict, attempts: &mut Attempts) -> bool {
     match verdict {
         Verdict::Refused { .. } => false,
-        Verdict::Absent | Verdict::NotThere if attempts.kept == Some(Kept::Other) => false,
+        Verdict::Absent | Verdict::NotThere if matches!(attempts.kept, Some(Kept::Other | Kept::Full)) => {
+            false
+        }
         Verdict::Absent => {
             attempts.kept = Some(Kept::Absent);
             true
         }
         Verdict::NotThere => {
             attempts.kept = Some(Kept::NotThere);
+            true
+        }
+        Verdict::Throttled { .. } => {
+            attempts.kept = Some(Kept::Full);
             true
         }
         _ => {

@@ -184,6 +184,8 @@ mod tests {
             first_byte_timeout: None,
             first_event_timeout: None,
             stream_idle_timeout: None,
+            hold: None,
+            held: 0,
             explain_headers: true,
             path_prefix: String::new(),
             forward_headers: Vec::new(),

@@ -49,6 +49,7 @@ pub(super) struct Ledger {
     /// Since when we work; before it we waited.
     working_since: Instant,
     ours: Duration,
+    held: Option<Duration>,
     first_byte: Option<Duration>,
     status: u16,
     served_by: Option<usize>,
@@ -83,6 +84,7 @@ impl Ledger {
             started,
             working_since: started,
             ours: Duration::ZERO,
+            held: None,
             first_byte: None,
             status: 0,
             served_by: None,
@@ -111,6 +113,11 @@ impl Ledger {
     /// The wait is over.
     pub(super) fn waited_until(&mut self, now: Instant) {
         self.working_since = now;
+    }
+
+    /// It stood in line for so long; perhaps not for the first time.
+    pub(super) fn was_held(&mut self, time: Duration) {
+        *self.held.get_or_insert_default() += time;
     }
 
     /// A backend's number in this record: after a reload the same number may mean another one.
@@ -255,6 +262,7 @@ impl Ledger {
             attempts: &self.attempts,
             exhausted: self.exhausted,
             error: self.error,
+            held: self.held,
             first_byte: self.first_byte,
             total: now.saturating_duration_since(self.started),
             ours: self.ours,

@@ -3,7 +3,7 @@
 //! Owns: the walk (this file), what a caller may do (`admission`), what a request is and which backend may get its
 //! bytes (`request`, `headers`), one attempt at one backend (`attempt`), holding back a stream's prelude (`prelude`),
 //! the committed body (`committed`), a WebSocket (`socket`), the place on a lane that is always handed back (`place`),
-//! what lives on one backend only (`objects`), the one record per request (`ledger`), and our own answers (`error`,
+//! what lives on one backend only (`objects`), waiting for room (`line`), the one record per request (`ledger`), and our own answers (`error`,
 //! `models`).
 //! Does not: choose (`balance`), know the API (`openai`), open sockets (`net`), know keys (`identity`).
 //!
@@ -17,6 +17,7 @@ mod edge;
 mod error;
 mod headers;
 mod ledger;
+mod line;
 mod models;
 mod objects;
 mod place;
@@ -24,6 +25,7 @@ mod prelude;
 mod request;
 mod socket;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,10 +43,10 @@ pub use self::committed::ProxyBody;
 pub use self::edge::{Edge, EdgeSettings, UnusableEdge};
 pub use self::error::ProxyError;
 use self::ledger::{Desk, Ledger};
+use self::line::{Lines, Patience};
 use self::objects::Bond;
 use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
-use crate::identity::callers::Callers;
 use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
 use crate::telemetry::access::AccessLog;
@@ -68,6 +70,10 @@ pub struct ProxySettings {
     pub first_event_timeout: Option<Duration>,
     /// Between two reads of a committed answer.
     pub stream_idle_timeout: Option<Duration>,
+    /// For how long a request may wait in line for room; off by default.
+    pub hold: Option<Duration>,
+    /// The most that wait in line.
+    pub held: usize,
     /// `x-sidestep-backend` and `x-sidestep-attempts` are added.
     pub explain_headers: bool,
     /// Removed from the front of every path, without trailing slash; usually empty.
@@ -89,6 +95,7 @@ pub struct ProxySettings {
 pub struct Shared {
     pool: Mutex<Pool>,
     pins: Mutex<Pins>,
+    lines: Lines,
     /// Whether we are listening, draining, able.
     pub health: Health,
     /// Bytes of all buffered bodies together.
@@ -105,6 +112,7 @@ impl Shared {
         Self {
             pool: Mutex::new(pool),
             pins,
+            lines: Lines::default(),
             health: Health::default(),
             buffered: AtomicUsize::new(0),
             credentials: watch::Sender::new(()),
@@ -116,9 +124,20 @@ impl Shared {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many requests wait in line, now.
+    pub fn held(&self) -> usize {
+        self.lines.count()
+    }
+
     /// Bytes of all buffered bodies together, now.
     pub fn buffered(&self) -> usize {
         self.buffered.load(Ordering::Relaxed)
+    }
+
+    /// We are about to stop: unready from now on, and who waits in line is told to come back, to whoever takes over.
+    pub fn set_draining(&self) {
+        self.health.set_draining();
+        self.lines.close();
     }
 
     /// Which backends have their credential now, by their index.
@@ -220,14 +239,14 @@ impl Proxy {
             turn.charge(clock::now(), if understood.scan.json { understood.scan.charge(0) } else { 0 })?;
         }
         entry.turn = turn;
-        self.attempts(&edge.callers, parts, understood, caller.lowest_priority(), deadline, ledger).await
+        self.attempts(edge, parts, understood, caller.lowest_priority(), deadline, ledger).await
     }
 
-    /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts. `callers` are those
-    /// who admitted it: after a reload a key of ours may not be known as one any more.
+    /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts, but for room, where
+    /// `retry.hold` says so. `front` is what admitted it: after a reload a key of ours may not be known as one any more.
     async fn attempts(
         &self,
-        callers: &Callers,
+        front: &Edge,
         parts: &Parts,
         mut understood: Understood<'_>,
         lowest_priority: Option<u32>,
@@ -238,30 +257,22 @@ impl Proxy {
         let mut kept = None;
         let mut lacking = false;
         let mut tokenless = false;
-        let mut patience = None;
+        let mut credential = None;
+        let mut patience = Patience::new(&self.shared, &front.settings, deadline);
         let deployment = understood.deployment.clone();
         let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
         let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
-        let mut ask = Ask {
-            deployment: deployment.as_deref(),
-            family: understood.route.operation.family,
-            operation: understood.route.operation.name,
-            charge: understood.scan.charge(0),
-            conversation: understood.scan.conversation(),
-            streamed: understood.scan.stream,
-            harmless: understood.route.operation.harmless.given(understood.scan.background),
-            lowest_priority,
-            pin: None,
-        };
+        let mut ask = asks(&understood, deployment.as_deref(), lowest_priority);
         loop {
             let now = clock::now();
             ask.pin = bond.pin();
-            let picked = self.shared.pool().pick(now, &ask, &mut attempts);
+            let asked = patience.tell(now, ask, deployment.as_ref());
+            let picked = self.shared.pool().pick(now, &asked, &mut attempts);
             let pick = match picked {
                 Ok(pick) => pick,
                 // At the start tokens are on their way.
                 Err(Exhausted::Spent { cause: Cause::NoCredential })
-                    if self.awaits_credential(&mut patience, deadline, ledger).await =>
+                    if self.awaits_credential(&mut credential, deadline, ledger).await =>
                 {
                     continue;
                 }
@@ -270,6 +281,10 @@ impl Proxy {
                     return Err(ProxyError::Overloaded);
                 }
                 Err(exhausted) if bond.goes_on(&exhausted, attempts.count()) => continue,
+                Err(Exhausted::Soon { until }) => {
+                    patience.wait(until, &asked, deployment.as_ref(), ledger).await;
+                    continue;
+                }
                 // Whoever could serve it wants to know the caller; nothing else is wrong.
                 Err(Exhausted::Spent { cause: Cause::OutOfUse | Cause::Absent | Cause::Unsupported })
                     if tokenless && kept.is_none() =>
@@ -285,16 +300,25 @@ impl Proxy {
                     return Self::answer_exhausted(exhausted, kept, entry);
                 }
             };
-            let generation = pick.generation;
+            let (generation, has_room) = (pick.generation, pick.has_room);
             let place = place::Place::new(Arc::clone(&self.shared), pick);
             let Some(edge) = self.edges.of(generation) else {
                 tracing::error!(generation, "no backends are known for these settings");
                 return Err(ProxyError::UpstreamFailed);
             };
             let api = understood.route.operation.api;
-            let attempt =
-                Attempt { edge: &edge, callers, parts, ask: &ask, api, deadline, place, bond: &bond };
-            match attempt.run(&mut understood, &mut attempts, ledger).await {
+            let attempt = Attempt {
+                edge: &edge,
+                callers: &front.callers,
+                parts,
+                ask: &ask,
+                api,
+                deadline,
+                place,
+                bond: &bond,
+            };
+            let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
+            match patience.follow(has_room, run).await {
                 attempt::Outcome::Commit(response) => return Ok(*response),
                 attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
@@ -334,6 +358,9 @@ impl Proxy {
         ledger.exhausted = is_for_want_of_room(&exhausted);
         let error = match exhausted {
             Exhausted::Throttled { wait } => ProxyError::Throttled { wait },
+            Exhausted::Soon { until } => {
+                ProxyError::Throttled { wait: until.saturating_duration_since(clock::now()) }
+            }
             Exhausted::TooLarge => ProxyError::TooLargeNow,
             Exhausted::Unserved => ProxyError::UnknownDeployment,
             Exhausted::Spent { cause } => match (cause, kept) {
@@ -392,10 +419,32 @@ impl Handler for Proxy {
     }
 }
 
+/// What a request needs of a lane.
+fn asks<'a>(
+    understood: &Understood<'_>,
+    deployment: Option<&'a str>,
+    lowest_priority: Option<u32>,
+) -> Ask<'a> {
+    let operation = &understood.route.operation;
+    Ask {
+        deployment,
+        family: operation.family,
+        operation: operation.name,
+        charge: understood.scan.charge(0),
+        conversation: understood.scan.conversation(),
+        streamed: understood.scan.stream,
+        harmless: operation.harmless.given(understood.scan.background),
+        lowest_priority,
+        pin: None,
+        patience: Duration::ZERO,
+        ahead: 0,
+    }
+}
+
 /// Whether a lane that does serve the request would at another time; otherwise no waiting helps.
 fn is_for_want_of_room(exhausted: &Exhausted) -> bool {
     match exhausted {
-        Exhausted::Throttled { .. } | Exhausted::TooLarge => true,
+        Exhausted::Throttled { .. } | Exhausted::Soon { .. } | Exhausted::TooLarge => true,
         Exhausted::Unserved => false,
         Exhausted::Spent { cause } => {
             matches!(cause, Cause::Probing | Cause::NoCredential | Cause::OutOfUse)

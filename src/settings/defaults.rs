@@ -41,6 +41,8 @@ pub(super) fn proxy() -> ProxySettings {
         first_byte_timeout: None,
         first_event_timeout: Some(Duration::from_secs(120)),
         stream_idle_timeout: Some(Duration::from_secs(600)),
+        hold: None,
+        held: 1_000,
         explain_headers: true,
         path_prefix: String::new(),
         forward_headers: Vec::new(),

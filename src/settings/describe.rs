@@ -184,6 +184,7 @@ fn differences(settings: &Settings) -> Vec<String> {
             time_or_off(proxy.stream_idle_timeout),
             time_or_off(proxy_default.stream_idle_timeout),
         ),
+        ("retry.hold", time_or_off(proxy.hold), time_or_off(proxy_default.hold)),
         ("upstream.ca_file", ca_file, String::new()),
         ("upstream.forward_headers", header_names(&proxy.forward_headers), String::new()),
         ("log.level", settings.log.level.clone(), defaults::log().level),
@@ -225,6 +226,7 @@ fn limits(settings: &Settings) -> impl Iterator<Item = (&'static str, String, St
             show_size(proxy_default.request_hard_limit),
         ),
         ("limits.buffered", bytes(proxy.buffered), bytes(proxy_default.buffered)),
+        ("limits.held", proxy.held.to_string(), proxy_default.held.to_string()),
         ("limits.lanes", settings.pool.lanes.to_string(), defaults::LANES.to_string()),
         ("limits.ids", settings.pins.ids.to_string(), defaults::IDS.to_string()),
     ]

@@ -125,6 +125,7 @@ pub(super) struct RawRetry {
     pub(super) first_byte_timeout: Set<Option<Duration>>,
     pub(super) first_event_timeout: Set<Option<Duration>>,
     pub(super) stream_idle_timeout: Set<Option<Duration>>,
+    pub(super) hold: Set<Option<Duration>>,
 }
 
 /// `[upstream]`
@@ -147,6 +148,7 @@ pub(super) struct RawLimits {
     pub(super) request_replay: Set<u64>,
     pub(super) request_hard_limit: Set<u64>,
     pub(super) buffered: Set<u64>,
+    pub(super) held: Set<u64>,
     pub(super) lanes: Set<u64>,
     pub(super) ids: Set<u64>,
 }
@@ -318,6 +320,7 @@ fn retry(table: &mut Table<'_>) -> RawRetry {
         first_byte_timeout: table.parsed("first_byte_timeout", value::duration_or_off),
         first_event_timeout: table.parsed("first_event_timeout", value::duration_or_off),
         stream_idle_timeout: table.parsed("stream_idle_timeout", value::duration_or_off),
+        hold: table.parsed("hold", value::duration_or_off),
     }
 }
 
@@ -344,6 +347,7 @@ fn limits(table: &mut Table<'_>) -> RawLimits {
         request_replay: table.parsed("request_replay", value::size(KIB..=TIB)),
         request_hard_limit: table.parsed("request_hard_limit", value::size(KIB..=TIB)),
         buffered: table.parsed("buffered", value::size(MIB..=TIB)),
+        held: table.integer("held", 1..=1_000_000),
         lanes: table.integer("lanes", 1..=1_000_000),
         ids: table.integer("ids", 2..=10_000_000),
     }

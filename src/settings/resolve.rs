@@ -170,6 +170,8 @@ fn proxy(
         first_byte_timeout: value_or(retry.first_byte_timeout.as_ref(), default.first_byte_timeout),
         first_event_timeout: value_or(retry.first_event_timeout.as_ref(), default.first_event_timeout),
         stream_idle_timeout: value_or(retry.stream_idle_timeout.as_ref(), default.stream_idle_timeout),
+        hold: value_or(retry.hold.as_ref(), default.hold),
+        held: limits.held.as_ref().map_or(default.held, |set| whole(set.value)),
         explain_headers: value_or(explain_headers.as_ref(), default.explain_headers),
         path_prefix: path_prefix.map_or(default.path_prefix, |prefix| prefix.value),
         forward_headers: Vec::new(),
@@ -199,6 +201,12 @@ fn refuse_reversed(
             }
             (None, None) => {}
         }
+    }
+    if let (Some(hold), Some(value)) = (&retry.hold, proxy.hold)
+        && value >= proxy.deadline
+    {
+        let deadline = humantime::format_duration(proxy.deadline);
+        problems.refuse(hold, format!("less than retry.deadline, which is {deadline}, or \"off\""));
     }
     let replay = proxy.request_replay as u64;
     for (name, bound, set) in [

@@ -394,6 +394,7 @@ fn strings_are_filled_from_the_environment_and_only_once() {
 fn bounds_that_pass_each_other_are_refused_where_they_were_set() {
     assert_eq!(keys(&with_backend("[retry]\nconnect_timeout = \"20m\"")), ["retry.connect_timeout"]);
     assert_eq!(keys(&with_backend("[retry]\ndeadline = \"2s\"")), ["retry.deadline"]);
+    assert_eq!(keys(&with_backend("[retry]\nhold = \"10m\"")), ["retry.hold"]);
     assert_eq!(keys(&with_backend("[limits]\nbuffered = \"32MiB\"")), ["limits.buffered"]);
     assert_eq!(keys(&with_backend("[limits]\nrequest_hard_limit = \"1MiB\"")), ["limits.request_hard_limit"]);
 }

@@ -51,6 +51,8 @@ pub struct AccessRecord<'a> {
     pub exhausted: bool,
     /// The `code` of an answer of our own.
     pub error: Option<&'static str>,
+    /// For how long it waited in line for room; `None`: it did not.
+    pub held: Option<Duration>,
     /// From the request's head to the answer's first byte to the caller.
     pub first_byte: Option<Duration>,
     /// From the request's head to the end.
@@ -221,6 +223,9 @@ impl AccessRecord<'_> {
         if self.tokens.is_some_and(|tokens| tokens.estimated) {
             line.text("estimated", 0, Some("true"));
         }
+        if let Some(held) = self.held {
+            line.millis("held_ms", 0, Some(held));
+        }
         if let Some(trace) = self.trace {
             line.text("trace_id", 0, Some(&trace.to_string()));
         }
@@ -285,10 +290,12 @@ impl AccessRecord<'_> {
         }
         put(out, "],\"further_attempts\":");
         decimal(out, self.attempts.further());
-        put(out, ",\"first_byte_ms\":");
-        match self.first_byte {
-            Some(first_byte) => millis(out, first_byte),
-            None => put(out, "null"),
+        for (name, time) in [(",\"held_ms\":", self.held), (",\"first_byte_ms\":", self.first_byte)] {
+            put(out, name);
+            match time {
+                Some(time) => millis(out, time),
+                None => put(out, "null"),
+            }
         }
         put(out, ",\"total_ms\":");
         millis(out, self.total);
@@ -472,6 +479,7 @@ pub(super) mod tests {
             attempts,
             exhausted: false,
             error: None,
+            held: None,
             first_byte: Some(Duration::from_micros(340_500)),
             total: Duration::from_millis(812),
             ours: Duration::from_micros(210),
@@ -573,7 +581,7 @@ pub(super) mod tests {
                 "id": record.id.as_str(), "caller": "app", "method": "POST", "operation": "chat",
                 "deployment": "gpt-4o", "status": 200, "backend": "west",
                 "attempts": [{"backend": "east", "verdict": "throttled"}, {"backend": "west", "verdict": "served"}],
-                "further_attempts": 0, "first_byte_ms": 340.5, "total_ms": 812.0, "ours_ms": 0.21,
+                "further_attempts": 0, "held_ms": null, "first_byte_ms": 340.5, "total_ms": 812.0, "ours_ms": 0.21,
                 "prompt_tokens": 120, "cached_tokens": 64, "completion_tokens": 45, "estimated": false,
                 "stream": true, "ended": "completed", "error": null
             })
@@ -597,6 +605,15 @@ pub(super) mod tests {
         let json = json_of(&record);
         assert!(json["backend"].is_null() && json["caller"].is_null() && json["first_byte_ms"].is_null());
         assert_eq!(json["attempts"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn a_request_that_waited_in_line_says_for_how_long() {
+        let (backends, attempts) = (["east".into(), "west".into()], notes(&[(1, "served")]));
+        let mut record = record(&backends, &attempts);
+        record.held = Some(Duration::from_micros(43_250));
+        assert!(text_of(&record).contains(" attempts=\"west served\" held_ms=43.250 first_byte_ms="));
+        assert_eq!(json_of(&record)["held_ms"], 43.25);
     }
 
     #[test]

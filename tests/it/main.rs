@@ -18,6 +18,7 @@ mod frames;
 mod framing;
 mod front;
 mod glance;
+mod hold;
 mod life;
 mod online;
 mod operators;

@@ -47,7 +47,7 @@ fn the_status_tells_what_happened() {
     let (prompt, completion) = traffic(&front);
     let status = get(front.admin(), "/status").json();
     let expected = json!({ "requests_total": 6, "succeeded_total": 4, "failed_total": 1, "throttled_total": 1,
-        "in_flight": 0, "failovers_total": 1, "exhausted_total": 1 });
+        "in_flight": 0, "failovers_total": 1, "exhausted_total": 1, "held": 0, "held_total": 0 });
     assert_eq!(status["callers"], expected);
     let expected = json!({ "prompt_total": prompt, "cached_total": 0, "completion_total": completion });
     assert_eq!(status["tokens"], expected);

@@ -411,7 +411,7 @@ impl Book {
             Some(("I4", format!("request {request} goes to {name} after its head")))
         } else if asked.next != Next::Lane {
             Some(("I9", format!("request {request} goes to {name} although it must not be repeated")))
-        } else if self.has_tried(request, site) {
+        } else if self.has_tried(request, site) && !self.may_again(request, site) {
             Some(("I9", format!("request {request} goes to {name} twice")))
         } else if !self.sites[site].current && self.sites[site].touched.is_none_or(|touch| touch.at < now) {
             Some(("I9", format!("request {request} goes to {name}, which is in no settings")))

@@ -1,8 +1,10 @@
 //! Who serves what under which name, and where what is made at home is made.
 
+use std::collections::BTreeSet;
+
 use sidestep::balance::Deployments;
 
-use super::book::Book;
+use super::book::{Book, Outcome};
 use super::schedule::Kind;
 
 /// The name there; `None` where the deployment is not served.
@@ -55,5 +57,22 @@ impl Book {
 
     pub(crate) fn has_tried(&self, request: usize, site: usize) -> bool {
         self.requests[request].attempts.iter().any(|attempt| self.attempts[*attempt].site == site)
+    }
+
+    /// Whether it waited in line for what it found full there.
+    pub(crate) fn may_again(&self, request: usize, site: usize) -> bool {
+        let of_site = |attempt: &&usize| self.attempts[**attempt].site == site;
+        let last = self.requests[request].attempts.iter().rfind(of_site);
+        let outcome = last.and_then(|attempt| self.attempts[*attempt].outcome);
+        self.limits.hold.is_some() && matches!(outcome, Some((Outcome::Throttled { .. }, _)))
+    }
+
+    /// How many requests asked a backend again.
+    pub(crate) fn held(&self) -> usize {
+        let again = |attempts: &[usize]| {
+            let sites: BTreeSet<_> = attempts.iter().map(|attempt| self.attempts[*attempt].site).collect();
+            sites.len() < attempts.len()
+        };
+        self.requests.iter().filter(|request| again(&request.attempts)).count()
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Seen {
     pub(crate) attempts: u64,
     pub(crate) served: u64,
     pub(crate) left: u64,
+    /// Waited in line, and asked a backend again.
+    pub(crate) held: u64,
 }
 
 impl Seen {
@@ -44,6 +46,7 @@ impl Seen {
         self.attempts += other.attempts;
         self.served += other.served;
         self.left += other.left;
+        self.held += other.held;
     }
 }
 
@@ -72,6 +75,7 @@ pub(crate) fn run(schedule: &Schedule, traced: bool) -> Result<Seen, Broken> {
                     book.attempts.iter().filter(|attempt| attempt.finished && attempt.status == 200).count(),
                 ),
                 left: count(book.requests.iter().filter(|request| request.left).count()),
+                held: count(book.held()),
             }),
         }
     })
@@ -118,6 +122,8 @@ fn edge(world: &Rc<World>, generation: u32, backends: &[Backend], limits: Limits
         first_byte_timeout: limits.first_byte.map(ms),
         first_event_timeout: Some(ms(limits.first_event)),
         stream_idle_timeout: Some(ms(limits.stream_idle)),
+        hold: limits.hold.map(ms),
+        held: limits.held,
         explain_headers: true,
         path_prefix: String::new(),
         forward_headers: Vec::new(),
@@ -166,6 +172,7 @@ impl Stage {
         for (at, step) in &schedule.steps {
             if !drained && let Some(drains_at) = schedule.drains_at.filter(|drains_at| drains_at <= at) {
                 sleep_until(self.world.at(drains_at)).await;
+                self.shared.set_draining();
                 self.front.stop.tell(Stop::Drain);
                 drained = true;
             }

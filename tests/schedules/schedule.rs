@@ -32,6 +32,9 @@ pub(crate) struct Limits {
     pub(crate) replay: usize,
     pub(crate) buffered: usize,
     pub(crate) lanes: usize,
+    /// How long a request may wait in line, and how many.
+    pub(crate) hold: Option<Ms>,
+    pub(crate) held: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -237,7 +240,7 @@ impl Schedule {
             backends[0].serves = Deployments::Named(BTreeMap::from(pairs));
         }
         let length = pick(&mut rng, &[2_000, 20_000, 90_000, 400_000]);
-        let limits = Limits {
+        let mut limits = Limits {
             deadline: rng.u64(9_000..40_000),
             connect: rng.u64(500..3_000),
             first_byte: chance(&mut rng, 25).then(|| rng.u64(5_000..8_900)),
@@ -246,6 +249,8 @@ impl Schedule {
             replay: 4_096,
             buffered: pick(&mut rng, &[3_000, 1 << 20, 1 << 20, 1 << 20]),
             lanes: if invents { rng.usize(1..30) } else { 200 },
+            hold: None,
+            held: 1,
         };
         let mut steps: Vec<(Ms, Step)> = Vec::new();
         for _ in 0..rng.usize(4..40) {
@@ -271,6 +276,9 @@ impl Schedule {
         }
         steps.sort_by_key(|(at, _)| *at);
         let drains_at = chance(&mut rng, 20).then(|| rng.u64(length / 2..length));
+        // Last, so that the other draws of a seed stay what they were.
+        limits.hold = chance(&mut rng, 40).then(|| pick(&mut rng, &[50, 250, 2_000, 8_000]));
+        limits.held = pick(&mut rng, &[1, 3, 1_000]);
         Self { seed, limits, backends, steps, drains_at }
     }
 }

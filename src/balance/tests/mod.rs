@@ -4,6 +4,7 @@ mod choosing;
 mod cooldowns;
 mod estimating;
 mod exhaustion;
+mod patience;
 mod pinned;
 mod pins;
 mod properties;
@@ -35,6 +36,8 @@ const CHAT: Ask<'static> = Ask {
     conversation: None,
     lowest_priority: None,
     pin: None,
+    patience: Duration::ZERO,
+    ahead: 0,
 };
 
 pub(in crate::balance) fn start() -> Instant {

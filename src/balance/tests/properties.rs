@@ -262,7 +262,7 @@ proptest! {
                 Err(Exhausted::Throttled { wait }) => world.pass(wait),
                 // Azure itself said for how long it would refuse this.
                 Err(Exhausted::Spent { .. } | Exhausted::TooLarge) => world.pass(seconds(301)),
-                Err(Exhausted::Unserved) => prop_assert!(false, "unserved"),
+                Err(Exhausted::Unserved | Exhausted::Soon { .. }) => prop_assert!(false, "unserved"),
             }
             patience -= 1;
             prop_assert!(patience > 0, "still exhausted");

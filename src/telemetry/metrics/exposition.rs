@@ -175,6 +175,9 @@ impl Scrape {
         for (deployment, flow) in &self.sums.flow {
             count(&mut metric, [("deployment", text_of(&self.deployments, *deployment))], flow.exhausted)?;
         }
+        let help = "Requests that waited in line for room";
+        let mut metric = encoder.encode_descriptor("held", help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, u64, f64>(&self.sums.totals.held, None)?;
         Ok(())
     }
 

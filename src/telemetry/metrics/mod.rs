@@ -61,6 +61,8 @@ pub struct Totals {
     pub failovers: u64,
     /// Requests that no lane admitted.
     pub exhausted: u64,
+    /// Requests that waited in line for room.
+    pub held: u64,
     /// Tokens of prompts, cached ones included.
     pub prompt_tokens: u64,
     /// Cached tokens of prompts.
@@ -335,6 +337,7 @@ impl Sums {
         let totals = &mut self.totals;
         totals.requests += 1;
         totals.succeeded += u64::from(succeeded);
+        totals.held += u64::from(record.held.is_some());
         totals.throttled += u64::from(record.status == 429);
         totals.failed += u64::from(is_failure(record.status));
         let counts = bounded(&mut self.requests, (deployment, caller));
@@ -391,6 +394,7 @@ impl Totals {
         self.in_flight += other.in_flight;
         self.failovers += other.failovers;
         self.exhausted += other.exhausted;
+        self.held += other.held;
         self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
         self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
         self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);

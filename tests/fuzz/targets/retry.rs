@@ -26,6 +26,9 @@ fn ask(charge: u64) -> Ask<'static> {
         harmless: true,
         lowest_priority: None,
         pin: None,
+        conversation: None,
+        patience: Duration::ZERO,
+        ahead: 0,
     }
 }
 

@@ -147,6 +147,7 @@ fn kept(settings: &Settings) {
     let proxy = &settings.proxy;
     assert!(settings.upstream.connect_timeout <= proxy.deadline);
     assert!(proxy.request_replay as u64 <= proxy.request_hard_limit);
+    assert!(proxy.hold.is_none_or(|hold| hold < proxy.deadline));
     assert!(proxy.request_replay <= proxy.buffered);
 }
 

@@ -59,6 +59,9 @@ impl Request {
             harmless: self.harmless,
             lowest_priority: None,
             pin: None,
+            conversation: None,
+            patience: Duration::ZERO,
+            ahead: 0,
         }
     }
 
@@ -236,6 +239,7 @@ impl World {
             Exhausted::Spent { cause: Cause::Answered } => assert!(request.kept, "no answer was kept"),
             Exhausted::TooLarge => assert!(request.charge >= self.smallest_mark),
             Exhausted::Unserved => panic!("all deployments are served"),
+            Exhausted::Soon { .. } => panic!("it has no patience"),
             Exhausted::Spent { .. } => {}
         }
     }
@@ -276,7 +280,7 @@ impl World {
                 Err(Exhausted::Throttled { wait }) => self.now += wait,
                 // Azure itself said for how long it would refuse this.
                 Err(Exhausted::Spent { .. } | Exhausted::TooLarge) => self.now += 2 * ABSENT,
-                Err(Exhausted::Unserved) => panic!("all deployments are served"),
+                Err(Exhausted::Unserved | Exhausted::Soon { .. }) => panic!("all deployments are served"),
             }
             assert!(waits.next().is_some(), "I10: still exhausted");
         };

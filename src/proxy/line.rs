@@ -1,0 +1,283 @@
+//! Waiting in line (`retry.hold`): requests that found every lane full go on when one has room again, in the order in
+//! which they came.
+//!
+//! There is a line for each deployment; who is tied to one backend, or may not spill over, waits for other lanes and so in
+//! another line. Only its first looks again, when the soonest lane is back, so that one place wakes one request. When it
+//! was placed, the next one looks: at once where headers say how much room there is, else once the first has its answer,
+//! or after [`SHOWS`]. Whether it is worth waiting at all is decided by `balance`.
+//!
+//! Who comes and fits goes on without a look at the line: what it takes is too little for the first one there, or the
+//! first one would have it.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::{sleep_until, timeout};
+
+use super::ledger::Ledger;
+use super::{ProxySettings, Shared};
+use crate::balance::{Ask, BackendId};
+use crate::telemetry::clock;
+
+/// A lane of unknown room shows within this time whether it is full: 429s come in 20 to 100 ms.
+const SHOWS: Duration = Duration::from_millis(100);
+
+/// Who waits for the same lanes.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Which {
+    deployment: Option<Arc<str>>,
+    pin: Option<BackendId>,
+    lowest_priority: Option<u32>,
+}
+
+/// All lines.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    state: Mutex<State>,
+    /// How many wait, in all lines; read without the lock.
+    count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: HashMap<Which, VecDeque<Waiter>>,
+    tickets: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: u64,
+    news: Arc<Notify>,
+}
+
+/// Where one request stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    First,
+    Behind,
+    /// Nobody waits any more.
+    Closed,
+}
+
+impl Lines {
+    /// Held for a moment, never together with another lock.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// From now on nobody waits: who does is told to come back, to whoever takes over.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.lines.values().flatten().for_each(|waiter| waiter.news.notify_one());
+    }
+
+    fn ahead(&self, which: &Which, ticket: Option<u64>) -> usize {
+        let state = self.state();
+        let before = |line: &VecDeque<Waiter>| match ticket {
+            Some(ticket) => line.partition_point(|waiter| waiter.ticket < ticket),
+            None => line.len(),
+        };
+        state.lines.get(which).map_or(0, before)
+    }
+
+    /// In the order of tickets: who was here before stands where it stood. `None`: too many wait, or nobody may.
+    fn join(&self, which: &Which, ticket: Option<u64>, news: &Arc<Notify>, most: usize) -> Option<u64> {
+        let mut state = self.state();
+        if state.closed || self.count() >= most {
+            return None;
+        }
+        let ticket = ticket.unwrap_or_else(|| {
+            state.tickets += 1;
+            state.tickets
+        });
+        let line = state.lines.entry(which.clone()).or_default();
+        let place = line.partition_point(|waiter| waiter.ticket < ticket);
+        line.insert(place, Waiter { ticket, news: Arc::clone(news) });
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Some(ticket)
+    }
+
+    /// The one behind the first hears that it is the first.
+    fn leave(&self, which: &Which, ticket: u64) {
+        let mut state = self.state();
+        let Some(line) = state.lines.get_mut(which) else { return };
+        let Ok(place) = line.binary_search_by_key(&ticket, |waiter| waiter.ticket) else { return };
+        line.remove(place);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        match line.front() {
+            Some(first) if place == 0 => first.news.notify_one(),
+            Some(_) => {}
+            None => {
+                state.lines.remove(which);
+            }
+        }
+    }
+
+    fn standing(&self, which: &Which, ticket: u64) -> Standing {
+        let state = self.state();
+        let first = state.lines.get(which).and_then(|line| line.front());
+        match first {
+            _ if state.closed => Standing::Closed,
+            Some(first) if first.ticket != ticket => Standing::Behind,
+            Some(_) | None => Standing::First,
+        }
+    }
+}
+
+/// A number in a line, and what its holder hears by.
+#[derive(Debug)]
+struct Ticket {
+    which: Which,
+    number: u64,
+    news: Arc<Notify>,
+    in_line: bool,
+}
+
+/// One request's patience, and its place in line. Dropped, the place is free.
+#[derive(Debug)]
+pub(super) struct Patience {
+    shared: Arc<Shared>,
+    hold: Duration,
+    deadline: Instant,
+    /// The most that may wait.
+    most: usize,
+    /// When it ends; once it began.
+    ends: Option<Instant>,
+    /// Kept when it leaves the line: should it have to wait again, it stands where it stood.
+    ticket: Option<Ticket>,
+}
+
+impl Patience {
+    pub(super) fn new(shared: &Arc<Shared>, settings: &ProxySettings, deadline: Instant) -> Self {
+        let hold = settings.hold.unwrap_or_default();
+        Self { shared: Arc::clone(shared), hold, deadline, most: settings.held, ends: None, ticket: None }
+    }
+
+    /// What the pool is told of it: how long it may still wait, and behind how many.
+    pub(super) fn tell<'a>(&self, now: Instant, ask: Ask<'a>, deployment: Option<&Arc<str>>) -> Ask<'a> {
+        if self.hold.is_zero() {
+            return ask;
+        }
+        let ends = self.ends.unwrap_or_else(|| self.deadline.min(now + self.hold));
+        let lines = &self.shared.lines;
+        let ahead = if lines.count() == 0 {
+            0
+        } else {
+            lines.ahead(&which(&ask, deployment), self.ticket.as_ref().map(|ticket| ticket.number))
+        };
+        Ask { patience: ends.saturating_duration_since(now), ahead, ..ask }
+    }
+
+    /// There is room at `until`, the pool believes: returns when it is time to pick again.
+    pub(super) async fn wait(
+        &mut self,
+        until: Instant,
+        ask: &Ask<'_>,
+        deployment: Option<&Arc<str>>,
+        ledger: &mut Option<Ledger>,
+    ) {
+        let began = clock::now();
+        let ends = *self.ends.get_or_insert_with(|| self.deadline.min(began + self.hold));
+        if !self.join(which(ask, deployment)) {
+            self.ends = Some(began);
+            return;
+        }
+        if let Some(entry) = ledger {
+            entry.waits(began);
+        }
+        let first = self.stand(until, ends).await;
+        let now = clock::now();
+        if !first {
+            // One more look, and then it is told.
+            self.ends = Some(now);
+            self.leave();
+        }
+        if let Some(entry) = ledger {
+            entry.waited_until(now);
+            entry.was_held(now.saturating_duration_since(began));
+        }
+    }
+
+    fn join(&mut self, which: Which) -> bool {
+        if self.ticket.as_ref().is_some_and(|ticket| ticket.in_line && ticket.which == which) {
+            return true;
+        }
+        self.leave();
+        let (number, news) = match self.ticket.take() {
+            Some(ticket) => (Some(ticket.number), ticket.news),
+            None => (None, Arc::default()),
+        };
+        let number = self.shared.lines.join(&which, number, &news, self.most);
+        self.ticket = number.map(|number| Ticket { which, number, news, in_line: true });
+        self.ticket.is_some()
+    }
+
+    /// Returns when it is the first's turn to look, or when it waits no longer: false.
+    async fn stand(&self, until: Instant, ends: Instant) -> bool {
+        let Some(Ticket { which, number, news, .. }) = &self.ticket else { return false };
+        let lines = &self.shared.lines;
+        let mut was = lines.standing(which, *number);
+        loop {
+            let limit = match was {
+                Standing::First => until.min(ends),
+                Standing::Behind => ends,
+                Standing::Closed => return false,
+            };
+            tokio::select! {
+                () = sleep_until(limit.into()) => return was == Standing::First,
+                () = news.notified() => {}
+            }
+            let is = lines.standing(which, *number);
+            // Whoever stood before it was placed, or left.
+            if (was, is) == (Standing::Behind, Standing::First) {
+                return true;
+            }
+            was = is;
+        }
+    }
+
+    /// The request has its place on a lane: whoever is next in line may look, once it has shown that there is room.
+    pub(super) async fn follow<F: Future>(&mut self, has_room: bool, mut attempt: Pin<&mut F>) -> F::Output {
+        if has_room {
+            self.leave();
+        }
+        if !self.ticket.as_ref().is_some_and(|ticket| ticket.in_line) {
+            return attempt.await;
+        }
+        match timeout(SHOWS, &mut attempt).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.leave();
+                attempt.await
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.in_line) {
+            ticket.in_line = false;
+            self.shared.lines.leave(&ticket.which, ticket.number);
+        }
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn which(ask: &Ask<'_>, deployment: Option<&Arc<str>>) -> Which {
+    Which { deployment: deployment.cloned(), pin: ask.pin, lowest_priority: ask.lowest_priority }
+}
