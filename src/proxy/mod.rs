@@ -242,6 +242,7 @@ impl Proxy {
         let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
         let mut ask = Ask {
             deployment: deployment.as_deref(),
+            second: parts.headers.get(headers::IMAGE_DEPLOYMENT).and_then(|name| name.to_str().ok()),
             family: understood.route.operation.family,
             operation: understood.route.operation.name,
             charge: understood.scan.charge(0),
