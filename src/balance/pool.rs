@@ -303,6 +303,12 @@ impl Pool {
         PoolSnapshot { in_flight: self.in_flight, backends: backends.collect() }
     }
 
+    /// Whether any backend's settings have this deployment.
+    #[must_use]
+    pub fn serves(&self, deployment: &str) -> bool {
+        self.backends.iter().any(|backend| backend.settings.deployments.there(deployment).is_some())
+    }
+
     /// Who would serve this request now, in what order, and why each other would not. Changes nothing.
     #[must_use]
     pub fn explain(&self, now: Instant, ask: &Ask<'_>) -> Explanation {

@@ -462,7 +462,10 @@ mod tests {
     fn a_query_names_where_a_page_begins_and_which_call_is_joined() {
         assert_eq!(named_in_query("limit=2&after=chatcmpl-1&order=asc"), ["chatcmpl-1"]);
         assert_eq!(named_in_query("call_id=rtc%5F1&model=resp_1"), ["rtc_1"]);
-        assert_eq!(named_in_query("after=1&before=&starting_after=resp_1&after=resp_%2F"), Vec::<String>::new());
+        assert_eq!(
+            named_in_query("after=1&before=&starting_after=resp_1&after=resp_%2F"),
+            Vec::<String>::new()
+        );
     }
 
     #[test]

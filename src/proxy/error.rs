@@ -106,7 +106,7 @@ pub enum ProxyError {
         previous: bool,
     },
     /// 400
-    #[error("The objects that this request names are on different backends: none has them all.")]
+    #[error("What this request names, objects and deployment, is on different backends: none has it all.")]
     ObjectsApart,
     /// 429
     #[error("The request is too large for every backend at the moment.")]

@@ -275,6 +275,13 @@ impl Proxy {
                 {
                     return Err(ProxyError::NoCallersToken);
                 }
+                // It is served, but not where the objects are.
+                Err(Exhausted::Unserved)
+                    if bond.binds()
+                        && deployment.as_deref().is_some_and(|name| self.shared.pool().serves(name)) =>
+                {
+                    return Err(ProxyError::ObjectsApart);
+                }
                 Err(Exhausted::Throttled { wait }) if bond.binds() => {
                     ledger.as_mut().expect("taken at the commit only").exhausted = true;
                     return Err(ProxyError::OwnerThrottled { wait });

@@ -65,8 +65,13 @@ impl Attempt<'_> {
         let responses = self.ask.operation == "responses";
         let noting = responses.then(|| self.bond.noting(self.place.pick().backend_id(), false));
         let renaming = responses.then(|| self.renaming()).flatten();
-        let session =
-            Session { place: self.place, attempts: std::mem::take(attempts), ledger: entry, noting, renaming };
+        let session = Session {
+            place: self.place,
+            attempts: std::mem::take(attempts),
+            ledger: entry,
+            noting,
+            renaming,
+        };
         let upgrade: Upgrade = Box::new(move |caller| Box::pin(session.run(caller, backend, early)));
         let body = ProxyBody::Socket(Agreed(Some(upgrade)));
         Outcome::Commit(Box::new(Response::from_parts(head, body)))

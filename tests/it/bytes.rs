@@ -147,7 +147,9 @@ async fn a_deployment_named_by_a_header_is_checked_and_mapped_too() {
     };
     assert_eq!(send("draw").await.status, 200);
     assert_eq!(last(&stage, "east").headers[name], "gpt-image-1-east");
-    for (drawing, refused) in [("other", (404, "DeploymentNotFound")), ("a/../b", (400, "invalid_deployment"))] {
+    for (drawing, refused) in
+        [("other", (404, "DeploymentNotFound")), ("a/../b", (400, "invalid_deployment"))]
+    {
         let answer = send(drawing).await;
         assert_eq!((answer.status, answer.code().as_str()), refused, "{drawing}");
     }

@@ -402,6 +402,7 @@ fn each_message_of_a_responses_socket_names_its_deployment_as_the_backend_does()
     ours.get_mut().write_all(&pieces).unwrap();
     assert_eq!(theirs.read().unwrap(), Message::Ping("p".into()));
     assert_eq!(theirs.read().unwrap(), text(r#"{"model":"chat-east"}"#));
+    assert_eq!(ours.read().unwrap(), Message::Pong("p".into()));
     let done = r#"{"type":"response.completed","response":{"id":"resp_1","usage":{"input_tokens":3,"output_tokens":4}}}"#;
     theirs.send(text(done)).unwrap();
     assert_eq!(ours.read().unwrap(), text(done));
@@ -418,18 +419,18 @@ fn a_message_longer_than_what_is_held_closes_the_socket_and_gives_its_room_back(
     let stage = Scene::default()
         .played("east", 1, backend.address())
         .backend("east", "deployments = { chat = \"chat-east\" }")
-        .toml("[limits]\nrequest_replay = \"64KiB\"\nbuffered = \"128KiB\"")
+        .toml("[limits]\nrequest_replay = \"640KiB\"\nbuffered = \"1MiB\"")
         .start();
     for _ in 0..4 {
         let opening = opening(stage.balancer.address(), "/v1/responses", &[]);
         let (mut theirs, ..) = backend.accept();
         let mut ours = opening.join().unwrap().unwrap();
         for _ in 0..5 {
-            let within = text(&"a".repeat(60_000));
+            let within = text(&"a".repeat(600_000));
             ours.send(within.clone()).unwrap();
             assert_eq!(theirs.read().unwrap(), within);
         }
-        let _reset = ours.send(text(&"a".repeat(70_000)));
+        let _reset = ours.send(text(&"a".repeat(700_000)));
         match ours.read().unwrap() {
             Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::Size),
             other => panic!("{other}"),
