@@ -183,7 +183,7 @@ mod tests {
             length in prop_oneof![0_usize..4, 120..130_usize, 65_530..65_540_usize],
             pieces in 1_usize..70_000,
         ) {
-            let payload: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let payload: Vec<u8> = (0..=250_u8).cycle().take(length).collect();
             let binary = OpCode::Data(Data::Binary);
             let expected = frame(binary, true, &[b"!", &payload[..]].concat());
             prop_assert_eq!(pass(&frame(binary, true, &payload), pieces, 1 << 20), (expected, false));

@@ -275,19 +275,14 @@ impl Proxy {
                 {
                     return Err(ProxyError::NoCallersToken);
                 }
-                // It is served, but not where the objects are.
-                Err(Exhausted::Unserved)
-                    if bond.binds()
-                        && deployment.as_deref().is_some_and(|name| self.shared.pool().serves(name)) =>
-                {
-                    return Err(ProxyError::ObjectsApart);
-                }
-                Err(Exhausted::Throttled { wait }) if bond.binds() => {
-                    ledger.as_mut().expect("taken at the commit only").exhausted = true;
-                    return Err(ProxyError::OwnerThrottled { wait });
-                }
                 Err(exhausted) => {
                     let entry = ledger.as_mut().expect("taken at the commit only");
+                    if bond.binds()
+                        && let Some(error) = self.by_its_owner(&exhausted, deployment.as_deref())
+                    {
+                        entry.exhausted = is_for_want_of_room(&exhausted);
+                        return Err(error);
+                    }
                     return Self::answer_exhausted(exhausted, kept, entry);
                 }
             };
@@ -308,6 +303,18 @@ impl Proxy {
                 attempt::Outcome::Next(answer) => kept = answer,
                 attempt::Outcome::Stop(error) => return Err(error),
             }
+        }
+    }
+
+    /// The only backend that could have served did not: what is to be said of that, where it makes a difference.
+    fn by_its_owner(&self, exhausted: &Exhausted, deployment: Option<&str>) -> Option<ProxyError> {
+        match exhausted {
+            Exhausted::Throttled { wait } => Some(ProxyError::OwnerThrottled { wait: *wait }),
+            // Its deployment is served, but not where the objects are.
+            Exhausted::Unserved => {
+                deployment.filter(|name| self.shared.pool().serves(name)).map(|_| ProxyError::ObjectsApart)
+            }
+            Exhausted::TooLarge | Exhausted::Spent { .. } => None,
         }
     }
 

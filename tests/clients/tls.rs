@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 /// PEM files.
 pub(crate) struct Files {
@@ -20,6 +20,8 @@ pub(crate) fn write(folder: &Path) -> Files {
     let key = || KeyPair::generate().expect("keys can be made");
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Named like what it signs, it would be taken for it.
+    params.distinguished_name.push(DnType::CommonName, "Authority of the test");
     let authority = CertifiedIssuer::self_signed(params, key()).expect("it signs itself");
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
     let own = key();
