@@ -15,6 +15,7 @@ use sidestep::balance::{
 
 const ASK: Ask<'static> = Ask {
     deployment: Some("gpt-4o"),
+    second: None,
     family: "inference",
     operation: "chat",
     charge: 1_000,

@@ -32,6 +32,7 @@ pub(crate) struct Memory {
 fn ask(request: &Request) -> Ask<'static> {
     Ask {
         deployment: Some("gpt-4o"),
+        second: None,
         family: "inference",
         operation: "chat",
         charge: request.estimate,

@@ -40,6 +40,8 @@ pub enum Whereabouts {
         /// A creation that passed here said so; else it is a hint.
         sure: bool,
     },
+    /// On different backends: none can serve a request that names them all.
+    Apart,
     /// They must be looked for.
     Unknown,
     /// Nowhere, or another caller's: to this one there is no such object.
@@ -148,26 +150,29 @@ impl Pins {
         self.absent.insert(mark, now + ABSENT);
     }
 
-    /// Where a request of `caller` must go that names these objects, at least one.
+    /// Where a request of `caller` must go that names these objects, at least one. What is sure counts before a hint.
     pub fn find(&mut self, now: Instant, ids: &[String], caller: Option<&str>) -> Whereabouts {
         let caller = self.marks[0].hash_one(caller);
-        let mut found = None;
-        let mut absent = false;
+        let (mut sure, mut hint) = (None, None);
+        let (mut apart, mut absent) = (false, false);
         for id in ids {
             let mark = self.mark(id);
             match self.known.get(mark) {
                 Some(Note { maker: Some(maker), .. }) if maker != caller => return Whereabouts::Nowhere,
-                Some(Note { backend, maker }) => {
-                    let at = Whereabouts::At { backend, sure: maker.is_some() };
-                    found = found.or(Some(at));
+                Some(Note { backend, maker: Some(_) }) => {
+                    apart |= sure.is_some_and(|other| other != backend);
+                    sure = Some(backend);
                 }
+                Some(Note { backend, maker: None }) => hint = hint.or(Some(backend)),
                 None => absent |= self.absent.get(mark).is_some_and(|until| now < until),
             }
         }
-        match found {
-            Some(at) => at,
-            None if absent => Whereabouts::Nowhere,
-            None => {
+        match (sure, hint) {
+            (Some(_), _) if apart => Whereabouts::Apart,
+            (Some(backend), _) => Whereabouts::At { backend, sure: true },
+            (None, Some(backend)) => Whereabouts::At { backend, sure: false },
+            (None, None) if absent => Whereabouts::Nowhere,
+            (None, None) => {
                 self.lookups += 1;
                 Whereabouts::Unknown
             }

@@ -4,6 +4,7 @@
 //! or, where the answer is good, [`Pool::answered`] at once and `report` when it has ended. A caller that leaves:
 //! [`Pool::abandon`]. Every pick ends in exactly one `report` or `abandon`; the edge's guard sees to it.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ use super::{BackendSettings, Deployments, PoolSettings};
 pub struct Ask<'a> {
     /// By the name that callers use; `None` where the request names none.
     pub deployment: Option<&'a str>,
+    /// A second deployment that takes part: only backends that serve it as well are asked.
+    pub second: Option<&'a str>,
     /// Operation family: what a refusal is remembered for.
     pub family: &'static str,
     /// Operation: what a deployment may not support.
@@ -141,7 +144,7 @@ impl Pool {
     /// No lane that could serve the request admits it: what to say instead.
     pub fn pick(&mut self, now: Instant, ask: &Ask<'_>, attempts: &mut Attempts) -> Result<Pick, Exhausted> {
         let found = self.routes.find(ask.deployment, &mut self.backends, &mut self.lanes);
-        let ways = self.routes.ways(&found);
+        let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
         for way in ways.iter().flatten() {
             end_cooldown(&self.backends, &mut self.lanes, way.lane, now, &mut self.changes);
         }
@@ -314,16 +317,23 @@ impl Pool {
         PoolSnapshot { in_flight: self.in_flight, backends: backends.collect() }
     }
 
+    /// Whether any backend's settings have this deployment.
+    #[must_use]
+    pub fn serves(&self, deployment: &str) -> bool {
+        self.backends.iter().any(|backend| backend.settings.deployments.there(deployment).is_some())
+    }
+
     /// Who would serve this request now, in what order, and why each other would not. Changes nothing.
     #[must_use]
     pub fn explain(&self, now: Instant, ask: &Ask<'_>) -> Explanation {
         let found = self.routes.look(ask.deployment, &self.backends);
+        let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
         let attempts = Attempts::default();
         explain::explain(View {
             now,
             ask,
             attempts: &attempts,
-            ways: self.routes.ways(&found),
+            ways,
             backends: &self.backends,
             lanes: &self.lanes,
             groups: &self.groups,
@@ -667,6 +677,17 @@ fn is_answer(verdict: &Verdict) -> bool {
 
 fn unconfirmed(pick: &Pick, of_lane: bool, failure: Failure) -> Unconfirmed {
     Unconfirmed { backend: pick.id, lane: of_lane.then_some((pick.slot, pick.stamp)), failure }
+}
+
+/// The ways to backends that serve the second deployment too.
+fn also_serving<'a>(
+    second: Option<&str>,
+    ways: &'a [Option<Way>],
+    backends: &[Backend],
+) -> Cow<'a, [Option<Way>]> {
+    let Some(second) = second else { return Cow::Borrowed(ways) };
+    let serves = |backend: &Backend| backend.settings.deployments.there(second).is_some();
+    ways.iter().zip(backends).map(|(way, backend)| way.clone().filter(|_| serves(backend))).collect()
 }
 
 fn end_cooldown(backends: &[Backend], lanes: &mut Lanes, slot: usize, now: Instant, changes: &mut Changes) {

@@ -38,6 +38,12 @@ const MOST_ADDRESSES: usize = 6;
 /// four minutes).
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// A peer that vanished without a word is noticed, on an open WebSocket too. A convenience: it may fail.
+pub(super) fn ask_whether_alive(stream: &TcpStream) {
+    let rhythm = TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE);
+    let _set = SockRef::from(stream).set_tcp_keepalive(&rhythm);
+}
+
 /// Why there is no connection. Nothing of the request was sent.
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -167,9 +173,7 @@ pub(crate) async fn connect(
         let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, origin.port)).collect();
         let stream = first_to_answer(&addresses).await.map_err(unanswered)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
-        // A convenience: without it a dead peer is noticed later.
-        let _kept = SockRef::from(&stream)
-            .set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE));
+        ask_whether_alive(&stream);
         if !origin.tls {
             return Ok(Socket::Plain { stream });
         }

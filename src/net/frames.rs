@@ -4,7 +4,9 @@
 //! message is whole, and with which code a side closes.
 
 /// Close code of whoever goes away: a server that stops (RFC 6455, section 7.4.1).
-const GOING_AWAY: u16 = 1001;
+pub(crate) const GOING_AWAY: u16 = 1001;
+/// Of whoever got a message that is too big for it.
+pub(crate) const TOO_BIG: u16 = 1009;
 
 const CLOSE: u8 = 8;
 const FIRST_CONTROL: u8 = 8;
@@ -30,6 +32,10 @@ pub(crate) struct Frames {
 /// What is seen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Seen<'a> {
+    /// A frame begins: its whole head.
+    Head(&'a [u8]),
+    /// A piece of a control frame.
+    Control(&'a [u8]),
     /// A piece of a message; masked if it is a caller's.
     Payload(&'a [u8]),
     /// The message is whole.
@@ -38,14 +44,12 @@ pub(crate) enum Seen<'a> {
 
 impl Frames {
     /// Looks at the next bytes of this direction.
-    pub(crate) fn pass<'a>(&mut self, mut bytes: &'a [u8], mut see: impl FnMut(Seen<'a>)) {
+    pub(crate) fn pass(&mut self, mut bytes: &[u8], mut see: impl FnMut(Seen<'_>)) {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let here = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
                 let (payload, rest) = bytes.split_at(here);
-                if !self.is_control() {
-                    see(Seen::Payload(payload));
-                }
+                see(if is_control(&self.head) { Seen::Control(payload) } else { Seen::Payload(payload) });
                 self.left -= here as u64;
                 bytes = rest;
                 if self.left > 0 {
@@ -59,6 +63,7 @@ impl Frames {
             bytes = &bytes[1..];
             if self.got == self.head_length() {
                 self.begin_frame();
+                see(Seen::Head(&self.head[..self.got]));
                 if self.left == 0 {
                     self.end_frame(&mut see);
                 }
@@ -101,32 +106,33 @@ impl Frames {
             127 => wide(&self.head[2..10]),
             short => u64::from(short),
         };
-        if !self.is_control() {
+        if !is_control(&self.head) {
             self.ends_message = self.head[0] & 0x80 != 0;
             self.inside_message = true;
         }
     }
 
-    fn end_frame<'a>(&mut self, see: &mut impl FnMut(Seen<'a>)) {
+    fn end_frame(&mut self, see: &mut impl FnMut(Seen<'_>)) {
         if self.head[0] & 0x0f == CLOSE {
             self.closed = true;
-        } else if !self.is_control() && self.ends_message {
+        } else if !is_control(&self.head) && self.ends_message {
             self.inside_message = false;
             see(Seen::MessageEnd);
         }
         self.got = 0;
     }
-
-    fn is_control(&self) -> bool {
-        self.head[0] & 0x0f >= FIRST_CONTROL
-    }
 }
 
-/// A close frame that says that we go away. A caller's frames are masked: a mask of zeros leaves them readable, and
+/// Whether the frame of this head is one of control: ping, pong, close.
+pub(crate) fn is_control(head: &[u8]) -> bool {
+    head.first().is_some_and(|first| first & 0x0f >= FIRST_CONTROL)
+}
+
+/// A close frame of our own. A caller's frames are masked: a mask of zeros leaves them readable, and
 /// what it hides from is a cache on the way that takes them for HTTP (RFC 6455, section 10.3), which two fixed bytes
 /// cannot be mistaken for.
-pub(crate) fn going_away(masked: bool) -> Vec<u8> {
-    let code = GOING_AWAY.to_be_bytes();
+pub(crate) fn close(code: u16, masked: bool) -> Vec<u8> {
+    let code = code.to_be_bytes();
     if masked { vec![0x88, 0x82, 0, 0, 0, 0, code[0], code[1]] } else { vec![0x88, 0x02, code[0], code[1]] }
 }
 
@@ -134,7 +140,7 @@ pub(crate) fn going_away(masked: bool) -> Vec<u8> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Frames, Seen, going_away};
+    use super::{Frames, GOING_AWAY, Seen, close};
 
     /// One frame, unmasked or with a mask of zeros.
     fn frame(opcode: u8, last: bool, masked: bool, payload: &[u8]) -> Vec<u8> {
@@ -165,6 +171,7 @@ mod tests {
             frames.pass(piece, |seen| match seen {
                 Seen::Payload(bytes) => open.extend_from_slice(bytes),
                 Seen::MessageEnd => whole.push(std::mem::take(&mut open)),
+                Seen::Head(_) | Seen::Control(_) => {}
             });
         }
         whole
@@ -193,7 +200,9 @@ mod tests {
     fn our_own_close_frames_are_close_frames() {
         for masked in [false, true] {
             let mut frames = Frames::default();
-            frames.pass(&going_away(masked), |_| panic!("no message"));
+            frames.pass(&close(GOING_AWAY, masked), |seen| {
+                assert!(matches!(seen, Seen::Head(_) | Seen::Control(_)), "no message");
+            });
             assert!(frames.is_closed() && frames.is_between_frames());
         }
     }

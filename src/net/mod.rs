@@ -3,7 +3,7 @@
 //! Owns: accepting connections and handing them to worker threads (`workers`), serving HTTP on one
 //! connection with its limits and its drain (`server`, `pacing`, `flow`, `parting`, `watched`, `stop`), the one seam
 //! to the backends (`upstream`, over `connect`, `names`, `idle` and `request_body`), and a WebSocket between the two
-//! (`tunnel`, `frames`). Of TLS: the listener's certificate and its exchange (`certificate`, `handshake`), what a
+//! (`tunnel`, `frames`, `messages`). Of TLS: the listener's certificate and its exchange (`certificate`, `handshake`), what a
 //! backend's says (`seen`, `x509`).
 //! Does not: know what a backend, a deployment or a cooldown is. Proxy, admin and simulator all stand on it.
 //!
@@ -18,6 +18,7 @@ mod flow;
 pub(crate) mod frames;
 mod handshake;
 mod idle;
+pub(crate) mod messages;
 pub mod names;
 mod pacing;
 mod parting;

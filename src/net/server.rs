@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use super::connect::ask_whether_alive;
 use super::flow::{Flow, Flows, Held, HeldBody};
 use super::handshake::handshake;
 use super::pacing::{Answering, Pace, Paced};
@@ -191,6 +192,7 @@ pub async fn serve_connection<H: Handler>(
 ) {
     // Each event of a stream must leave at once; an error here means the connection is already gone.
     let _gone = stream.set_nodelay(true);
+    ask_whether_alive(&stream);
     if let Some(tls) = tls {
         // Boxed: what it needs is needed for a moment only, and not by every connection.
         let agreeing = Box::pin(handshake(stream, tls, limits.header_time, &ear));

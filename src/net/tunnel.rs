@@ -1,8 +1,8 @@
 //! A WebSocket between a caller and a backend, once both have agreed on it: bytes both ways, as they come.
 //!
 //! One piece at a time and direction: while a side does not take what it is sent, nothing more is read for it, so that
-//! back-pressure goes through. Frames are looked at, never changed (`frames`): pings, close codes and
-//! extensions are the two sides' own affair. When we stop, each side gets a close frame where one may stand.
+//! back-pressure goes through. Frames are looked at (`frames`), and changed only where the caller's messages need it
+//! (`messages`): pings, close codes and extensions are the two sides' own affair. When we stop, each side gets a close frame where one may stand.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,7 +14,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::frames::{Frames, Seen, going_away};
+use super::frames::{Frames, GOING_AWAY, Seen, TOO_BIG, close};
+use super::messages::{Edit, Editor};
 use super::stop::{Ear, Stop};
 
 /// So much is on its way in each direction: a piece of audio is some kilobytes.
@@ -65,28 +66,29 @@ pub(crate) enum TunnelEnd {
     Stopped,
 }
 
-/// Carries bytes both ways until one side ends, or we stop. `see` is shown the messages of the backend; `cut` hears
-/// when a drain's time is over.
+/// Carries bytes both ways until one side ends, or we stop. `see` is shown the frames of the backend, `edit` changes the
+/// caller's messages; `cut` hears when a drain's time is over.
 pub(crate) async fn carry(
     caller: Upgraded,
-    backend: impl Stream,
-    early: Bytes,
+    (backend, early): (impl Stream, Bytes),
     cut: Ear,
+    edit: Option<Box<dyn Edit>>,
     see: impl FnMut(Seen<'_>),
 ) -> TunnelEnd {
     let Upgraded { stream, early: from_caller, ear, write_idle } = caller;
     let mut tunnel = Tunnel {
         caller: stream,
         backend,
-        up: Way::new(from_caller),
-        down: Way::new(early),
+        up: Way::new(edit.map(Editor::new)),
+        down: Way::new(None),
         write_idle,
         moved: Instant::now(),
         timer: Box::pin(sleep_until(Instant::now())),
         closing: None,
         see,
     };
-    tunnel.show_early();
+    tunnel.up.arrived(&from_caller, |_| {});
+    tunnel.down.arrived(&early, &mut tunnel.see);
     let end = poll_fn(|cx| tunnel.poll(cx, ear.listen(cx), cut.listen(cx))).await;
     // TLS says that it ends. Who does not take it need not hear it.
     let _heard = timeout(FAREWELL, tunnel.caller.shutdown()).await;
@@ -117,6 +119,7 @@ struct Way {
     /// Nothing more comes.
     ended: bool,
     frames: Frames,
+    editor: Option<Editor>,
 }
 
 /// Where one direction stands.
@@ -130,11 +133,35 @@ enum Moved {
     Ended,
     /// The side that is written to is gone.
     Broken,
+    /// A message is too long to be held.
+    Full,
 }
 
 impl Way {
-    fn new(early: Bytes) -> Self {
-        Self { piece: early.into(), written: 0, unflushed: false, ended: false, frames: Frames::default() }
+    fn new(editor: Option<Editor>) -> Self {
+        let frames = Frames::default();
+        Self { piece: Vec::new(), written: 0, unflushed: false, ended: false, frames, editor }
+    }
+
+    /// These bytes came, and nothing is left of what came before: what of them goes on is the next piece.
+    fn arrived(&mut self, bytes: &[u8], mut see: impl FnMut(Seen<'_>)) {
+        self.written = 0;
+        let Self { piece, frames, editor, .. } = self;
+        piece.clear();
+        // The room of a long message is not kept for all the short ones after it.
+        piece.shrink_to(PIECE);
+        if let Some(editor) = editor {
+            editor.written();
+        }
+        if editor.is_none() {
+            piece.extend_from_slice(bytes);
+        }
+        frames.pass(bytes, |seen| {
+            if let Some(editor) = editor {
+                editor.take(seen, piece);
+            }
+            see(seen);
+        });
     }
 
     fn is_empty(&self) -> bool {
@@ -165,17 +192,18 @@ impl Way {
             if self.ended {
                 return self.flush(cx, to, Moved::Ended);
             }
-            match self.fill(cx, from) {
+            if self.editor.as_ref().is_some_and(Editor::is_full) {
+                return Moved::Full;
+            }
+            match self.fill(cx, from, &mut see) {
                 Poll::Ready(Ok(0) | Err(_)) => self.ended = true,
-                Poll::Ready(Ok(_)) => {
-                    *moved = Instant::now();
-                    self.frames.pass(&self.piece, &mut see);
-                }
+                Poll::Ready(Ok(_)) => *moved = Instant::now(),
                 Poll::Pending => return self.flush(cx, to, Moved::Reading),
             }
         }
         cx.waker().wake_by_ref();
-        Moved::Reading
+        // Not all of it is written: its end may be in the last piece.
+        Moved::Writing
     }
 
     fn flush(&mut self, cx: &mut Context<'_>, to: &mut (impl Stream + ?Sized), then: Moved) -> Moved {
@@ -192,32 +220,29 @@ impl Way {
         }
     }
 
-    fn fill(&mut self, cx: &mut Context<'_>, from: &mut (impl Stream + ?Sized)) -> Poll<io::Result<usize>> {
-        self.piece.resize(PIECE, 0);
-        self.written = 0;
-        let mut piece = ReadBuf::new(&mut self.piece);
-        let read = Pin::new(from).poll_read(cx, &mut piece);
-        let filled = piece.filled().len();
-        self.piece.truncate(filled);
-        read.map_ok(|()| filled)
+    fn fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl Stream + ?Sized),
+        see: impl FnMut(Seen<'_>),
+    ) -> Poll<io::Result<usize>> {
+        let mut bytes = [0; PIECE];
+        let mut bytes = ReadBuf::new(&mut bytes);
+        let read = Pin::new(from).poll_read(cx, &mut bytes);
+        self.arrived(bytes.filled(), see);
+        read.map_ok(|()| bytes.filled().len())
     }
 
     /// Our own close frame, where one may stand, is the last that goes this way.
-    fn say_goodbye(&mut self, masked: bool) {
+    fn say_goodbye(&mut self, code: u16, masked: bool) {
         if self.frames.is_between_frames() && !self.frames.is_closed() {
-            self.piece.extend(going_away(masked));
+            self.piece.extend(close(code, masked));
         }
         self.ended = true;
     }
 }
 
 impl<B: Stream, F: FnMut(Seen<'_>)> Tunnel<B, F> {
-    /// What came early was never read here.
-    fn show_early(&mut self) {
-        self.up.frames.pass(&self.up.piece, |_| {});
-        self.down.frames.pass(&self.down.piece, &mut self.see);
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>, told: Stop, cut: Stop) -> Poll<TunnelEnd> {
         if told == Stop::Abort {
             return Poll::Ready(TunnelEnd::Stopped);
@@ -239,9 +264,11 @@ impl<B: Stream, F: FnMut(Seen<'_>)> Tunnel<B, F> {
             && self.up.frames.is_between_messages()
             && self.down.frames.is_between_messages()
             && self.moved.elapsed() >= QUIET;
-        if self.closing.is_none() && (cut != Stop::Run || (told == Stop::Drain && quiet)) {
-            self.up.say_goodbye(true);
-            self.down.say_goodbye(false);
+        let full = up == Moved::Full;
+        if self.closing.is_none() && (cut != Stop::Run || full || (told == Stop::Drain && quiet)) {
+            let code = if full { TOO_BIG } else { GOING_AWAY };
+            self.up.say_goodbye(code, true);
+            self.down.say_goodbye(code, false);
             self.closing = Some(Instant::now() + FAREWELL);
             return self.poll(cx, told, cut);
         }
@@ -257,7 +284,7 @@ impl<B: Stream, F: FnMut(Seen<'_>)> Tunnel<B, F> {
             (_, Moved::Ended) => TunnelEnd::BackendLeft,
             (_, Moved::Broken) | (Moved::Ended, _) => TunnelEnd::CallerLeft,
             (Moved::Broken, _) => TunnelEnd::BackendLeft,
-            (Moved::Reading | Moved::Writing, Moved::Reading | Moved::Writing) => return None,
+            (Moved::Reading | Moved::Writing | Moved::Full, _) => return None,
         };
         let closed = self.up.frames.is_closed() || self.down.frames.is_closed();
         Some(if closed { TunnelEnd::Closed } else { end })
@@ -300,5 +327,35 @@ impl<B: Stream, F: FnMut(Seen<'_>)> Tunnel<B, F> {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, duplex};
+
+    use super::super::stop::LocalStop;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_close_frame_behind_as_much_as_is_moved_at_one_turn_still_arrives() {
+        let size = PIECE * TURNS;
+        let (mut ours, caller) = duplex(2 * size);
+        let (mut theirs, backend) = duplex(2 * size);
+        ours.write_all(&close(1000, true)).await.unwrap();
+        let payload = size - 10 - 4;
+        let mut sent = vec![0x82, 127];
+        sent.extend((payload as u64).to_be_bytes());
+        sent.resize(size - 4, 7);
+        sent.extend(close(1000, false));
+        theirs.write_all(&sent).await.unwrap();
+        let stop = LocalStop::default();
+        let write_idle = Duration::from_secs(1);
+        let caller = Upgraded { stream: Box::new(caller), early: Bytes::new(), ear: stop.ear(), write_idle };
+        let end = carry(caller, (backend, Bytes::new()), stop.ear(), None, |_| {}).await;
+        assert_eq!(end, TunnelEnd::Closed);
+        let mut came = Vec::new();
+        ours.read_to_end(&mut came).await.unwrap();
+        assert!(came == sent, "{} of {size} bytes came", came.len());
     }
 }

@@ -50,6 +50,9 @@ const PREFIXES: [&str; 21] = [
 /// callers that keep a conversation themselves send the items back whole, with their ids, and may go anywhere.
 const ITEMS: [&str; 6] = ["msg_", "rs_", "fc_", "step_", "ws_", "ci_"];
 
+/// What the id of a prompt that is kept as a template begins with.
+const TEMPLATE: &str = "pmpt_";
+
 fn begins(text: &str, prefixes: &[&str]) -> bool {
     is_plain(text) && prefixes.iter().any(|prefix| text.len() > prefix.len() && text.starts_with(prefix))
 }
@@ -74,6 +77,12 @@ pub fn named_in_body(body: &[u8]) -> Vec<String> {
     names
 }
 
+/// The ids of objects that a query names: where a page of a list begins, or which call a socket joins.
+pub fn named_in_query(query: &str) -> Vec<String> {
+    let names = super::query::values(query, &["after", "before", "call_id"]);
+    names.filter(|name| begins(name, &PREFIXES)).map(Cow::into_owned).take(MOST_NAMED).collect()
+}
+
 /// Cheap, and never wrongly `false`: most requests name nothing.
 fn may_name(body: &[u8]) -> bool {
     // An ASCII character that is escaped for no reason may be a part of any key.
@@ -81,7 +90,8 @@ fn may_name(body: &[u8]) -> bool {
         .any(|at| body.get(at + 4).is_some_and(|digit| matches!(digit, b'2'..=b'7')));
     // `call_id` stands in every conversation with tools, and names no object.
     let ids = memmem::find_iter(body, b"_id").any(|at| !body[..at].ends_with(b"call"));
-    let words: [&[u8]; 4] = [b"\"conversation\"", b"\"container\"", b"_file\"", b"item_reference"];
+    let words: [&[u8]; 5] =
+        [b"\"conversation\"", b"\"container\"", b"_file\"", b"item_reference", TEMPLATE.as_bytes()];
     escaped || ids || words.iter().any(|word| memmem::find(body, word).is_some())
 }
 
@@ -156,6 +166,7 @@ enum Key {
     Names,
     Response,
     Conversation,
+    Prompt,
     /// Of the caller's own making, whatever is in it.
     Metadata,
     Other,
@@ -168,6 +179,7 @@ impl Key {
             "type" => Self::Type,
             "response" => Self::Response,
             "conversation" => Self::Conversation,
+            "prompt" => Self::Prompt,
             "metadata" => Self::Metadata,
             "container" | "training_file" | "validation_file" | "result_files" => Self::Names,
             _ if text.ends_with("_id") || text.ends_with("_ids") => Self::Names,
@@ -337,6 +349,11 @@ impl Walk {
                 Some(Told::Subject)
             }
             (Side::Request, Key::Conversation) if self.depth == 1 => Some(Told::Subject),
+            (Side::Request, Key::Id)
+                if self.depth == 2 && self.top == Key::Prompt && begins(&text, &[TEMPLATE]) =>
+            {
+                Some(Told::Subject)
+            }
             (Side::Request, Key::Names) if begins(&text, &PREFIXES) => Some(Told::Mentioned),
             (Side::Request, Key::Id) => {
                 let item = (begins(&text, &ITEMS) || begins(&text, &PREFIXES)).then(|| text.into_owned());
@@ -399,6 +416,7 @@ mod tests {
                 r#"{"tool_resources":{"file_search":{"vector_store_ids":["vs_1"]},"code_interpreter":{"file_ids":["file-1"]}}}"#,
                 "vs_1 file-1",
             ),
+            (r#"{"prompt":{"version":"2","id":"pmpt_1","variables":{"id":"pmpt_2"}}}"#, "pmpt_1"),
             (r#"{"input_file_id":"file-1","endpoint":"/v1/responses"}"#, "file-1"),
             (
                 r#"{"assistant_id":"asst_1","thread":{"messages":[{"attachments":[{"file_id":"assistant-9"}]}]}}"#,
@@ -425,6 +443,7 @@ mod tests {
             r#"{"input":"previous_response_id resp_1","model":"gpt-4o"}"#,
             r#"{"input":"\"previous_response_id\":\"resp_1\""}"#,
             r#"{"metadata":{"thread_id":"thread_1","deep":{"file_id":"file-1"},"conversation":"conv_1"}}"#,
+            r#"{"prompt":"pmpt_1","input":[{"id":"pmpt_1"}]}"#,
             r#"{"previous_response_id":null,"tool_call_id":"call_1","user_id":"u-7"}"#,
             r#"{"tools":[{"parameters":{"properties":{"file_id":{"type":"string"}},"required":["file_id"]}}]}"#,
             r#"{"input":[{"type":"message","id":"msg_1"},{"type":"reasoning","id":"rs_1","encrypted_content":"a"}]}"#,
@@ -437,6 +456,16 @@ mod tests {
         assert_eq!(named(&long), ["vs_1"]);
         let many: Vec<String> = (0..50).map(|number| format!("\"file-{number}\"")).collect();
         assert_eq!(named(&format!(r#"{{"file_ids":[{}]}}"#, many.join(","))).len(), MOST_NAMED);
+    }
+
+    #[test]
+    fn a_query_names_where_a_page_begins_and_which_call_is_joined() {
+        assert_eq!(named_in_query("limit=2&after=chatcmpl-1&order=asc"), ["chatcmpl-1"]);
+        assert_eq!(named_in_query("call_id=rtc%5F1&model=resp_1"), ["rtc_1"]);
+        assert_eq!(
+            named_in_query("after=1&before=&starting_after=resp_1&after=resp_%2F"),
+            Vec::<String>::new()
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod sse;
 mod usage;
 
 pub use body::{BodyProblem, BodyScan, Name, ServiceTier, replace_model, scan};
-pub use ids::{IdScanner, Told, named_in_body};
+pub use ids::{IdScanner, Told, named_in_body, named_in_query};
 pub use multipart::{multipart_boundary, multipart_model, replace_multipart_model};
 pub use objects::{PathObject, named_in_path, says_not_found};
 pub use operations::{Api, BodyKind, FAMILIES, Harmless, Operation};

@@ -5,7 +5,7 @@ use memchr::memmem;
 use percent_encoding::percent_decode_str;
 
 use super::ids::is_plain;
-use super::operations::{Operation, same};
+use super::operations::{Harmless, Operation, same};
 
 /// What a path says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct PathObject {
 }
 
 /// First segment of the path, and the place of the id after it. What stands there may instead be a word.
-const COLLECTIONS: [(&str, usize); 14] = [
+const COLLECTIONS: [(&str, usize); 15] = [
     ("responses", 1),
     ("files", 1),
     ("uploads", 1),
@@ -32,10 +32,22 @@ const COLLECTIONS: [(&str, usize); 14] = [
     ("fine-tunes", 1),
     ("fine_tuning", 2),
     ("chat", 2),
+    ("realtime", 2),
 ];
 
 /// In the place of an id, but none.
-const WORDS: [&str; 5] = ["input_tokens", "compact", "runs", "jobs", "checkpoints"];
+const WORDS: [&str; 10] = [
+    "input_tokens",
+    "compact",
+    "runs",
+    "jobs",
+    "checkpoints",
+    "graders",
+    "client_secrets",
+    "characters",
+    "edits",
+    "extensions",
+];
 
 /// The object that a path names, given after `/openai`, `v1` and `deployments/{d}`.
 pub fn named_in_path(rest: &str) -> Option<PathObject> {
@@ -56,8 +68,11 @@ pub fn named_in_path(rest: &str) -> Option<PathObject> {
 
 impl Operation {
     /// Objects of this kind refer to each other, so that they must find each other: all of them live on one home
-    /// backend, and are listed there.
+    /// backend, and are listed there. Others are made wherever there is room; of them, the home's are listed.
     pub fn is_at_home(&self) -> bool {
+        if self.name == "videos" {
+            return self.harmless == Harmless::Always;
+        }
         matches!(
             self.name,
             "files"
@@ -71,6 +86,7 @@ impl Operation {
                 | "fine_tuning"
                 | "evals"
                 | "containers"
+                | "chat.stored"
         )
     }
 
@@ -129,6 +145,7 @@ mod tests {
             ("/openai/v1/conversations/conv_1/items", "conv_1", false),
             ("/openai/deployments/d/batches/batch_1", "batch_1", true),
             ("/openai/v1/files/file%2D1", "file-1", true),
+            ("/openai/v1/realtime/calls/rtc_1/hangup", "rtc_1", false),
         ] {
             let route = route(&Method::GET, path, None).unwrap();
             let expected = PathObject { id: id.into(), last };
@@ -149,6 +166,11 @@ mod tests {
             "/openai/v1/video/generations/jobs",
             "/openai/v1/files/a%20b",
             "/openai/v1/nothing/resp_1",
+            "/openai/v1/realtime/calls",
+            "/openai/v1/realtime/client_secrets",
+            "/openai/v1/realtime/translations/client_secrets",
+            "/openai/v1/videos/edits",
+            "/openai/v1/fine_tuning/alpha/graders/run",
         ] {
             let route = route(&Method::POST, path, None).unwrap();
             assert_eq!(named_in_path(route.rest()), None, "{path}");

@@ -91,6 +91,32 @@ impl Harmless {
     }
 }
 
+impl Operation {
+    /// Whether it is none that we know.
+    pub fn is_unknown(&self) -> bool {
+        self.family == OTHER && self.name == "other"
+    }
+
+    /// Whether its body is one that names the deployment, if nothing before it does.
+    pub fn is_named_in_body(&self) -> bool {
+        match self.body {
+            BodyKind::Json => true,
+            // An upload's form names none.
+            BodyKind::Multipart => self.family == INFERENCE,
+            BodyKind::None => false,
+        }
+    }
+
+    /// Whether a body of this type is something else than the JSON that we expect: of what we do not know, and for
+    /// what WebRTC offers by SDP. All else is JSON, whatever it says of itself: `curl -d` says that it is a form.
+    pub fn may_be_sent_as(&self, content_type: &str) -> bool {
+        let said = content_type.split(';').next().unwrap_or_default().trim();
+        (self.is_unknown() || self.family == REALTIME)
+            && !said.is_empty()
+            && !said.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    }
+}
+
 /// The operation of a path that is given without `/openai`, `v1` and `deployments/{d}`.
 pub(super) fn classify(method: &Method, rest: &str) -> Operation {
     let mut segments = rest.split('/').filter(|segment| !segment.is_empty());

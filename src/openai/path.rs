@@ -11,7 +11,7 @@ use super::operations::{BodyKind, Operation, classify, same};
 use super::query;
 
 /// First segments that may stand without `/openai/v1` before them: clients whose base address is ours alone.
-const BARE: [&str; 22] = [
+const BARE: [&str; 24] = [
     "responses",
     "chat",
     "embeddings",
@@ -34,6 +34,8 @@ const BARE: [&str; 22] = [
     "videos",
     "video",
     "fine-tunes",
+    "skills",
+    "agents",
 ];
 
 /// What else stands in paths of the API.

@@ -17,6 +17,12 @@ pub fn api_key(query: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(&query[pair.value]).decode_utf8().ok()
 }
 
+/// The values of these keys, as far as they are text.
+pub(super) fn values<'a>(query: &'a str, keys: &[&str]) -> impl Iterator<Item = Cow<'a, str>> {
+    let wanted = pairs(query).filter(|pair| keys.iter().any(|word| same(pair.key(query), word)));
+    wanted.filter_map(|pair| percent_decode_str(&query[pair.value]).decode_utf8().ok())
+}
+
 /// The deployment by `deployment=` or `model=`; an error if it is no name, or if there are two that differ.
 pub(super) fn deployment(query: &str) -> Result<Option<Cow<'_, str>>, ()> {
     let mut found: Option<Cow<'_, str>> = None;

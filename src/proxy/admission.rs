@@ -39,10 +39,12 @@ pub(super) fn confine(caller: &Caller, parts: &Parts, understood: &Understood<'_
             let elsewhere = understood.socket && operation.family == "responses";
             caller.may_call(name) && certain && !elsewhere
         }
-        None => {
-            (bodiless && !understood.socket)
-                || !matches!(operation.family, "inference" | "responses" | "realtime")
-        }
+        None => match operation.family {
+            "inference" | "responses" | "realtime" => bodiless && !understood.socket,
+            // Any body may name one, and this one was not read.
+            _ if operation.is_unknown() => understood.scan.json || understood.is_empty(),
+            _ => true,
+        },
     };
     let mut second = parts.headers.get_all(headers::IMAGE_DEPLOYMENT).into_iter();
     if named && second.all(|name| name.to_str().is_ok_and(|name| caller.may_call(name))) {

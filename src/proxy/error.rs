@@ -105,6 +105,9 @@ pub enum ProxyError {
         /// It is the response to be continued.
         previous: bool,
     },
+    /// 400
+    #[error("What this request names, objects and deployment, is on different backends: none has it all.")]
+    ObjectsApart,
     /// 429
     #[error("The request is too large for every backend at the moment.")]
     TooLargeNow,
@@ -168,6 +171,7 @@ impl ProxyError {
             | Self::BrokenBody
             | Self::NotJson
             | Self::Upgrade
+            | Self::ObjectsApart
             | Self::Unsupported => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -215,6 +219,7 @@ impl ProxyError {
             Self::Throttled { .. } | Self::OwnerThrottled { .. } => "429",
             Self::NoSuchObject { previous: true } => "previous_response_not_found",
             Self::NoSuchObject { previous: false } => "not_found",
+            Self::ObjectsApart => "objects_apart",
             Self::TooLargeNow => "request_too_large_now",
             Self::UpstreamFailed => "backend_failed",
             Self::BackendRefused => "backend_refused",

@@ -9,6 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::edge::EdgeBackend;
+use crate::balance::Deployments;
 
 /// The id of a request, on every answer.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-sidestep-request-id");
@@ -58,7 +59,7 @@ pub(super) fn upstream(
         }
     }
     let image = headers.get(&IMAGE_DEPLOYMENT).and_then(|name| name.to_str().ok());
-    let there = image.and_then(|name| backend.deployments.there(name));
+    let there = image.and_then(|name| drawing(&backend.deployments, name));
     if let Some(there) = there.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(IMAGE_DEPLOYMENT, there);
     }
@@ -66,6 +67,11 @@ pub(super) fn upstream(
         headers.insert(name, value);
     }
     headers
+}
+
+/// What the deployment that draws is called there. A backend with one name for all has it for the one that talks.
+fn drawing<'a>(deployments: &'a Deployments, name: &'a str) -> Option<&'a str> {
+    if matches!(deployments, Deployments::AllAs(_)) { None } else { deployments.there(name) }
 }
 
 /// A browser's way to send its key with a WebSocket: a protocol of that name. The caller's key is not for the backend.
@@ -165,5 +171,18 @@ pub(super) fn deadline(headers: &HeaderMap, most: Duration) -> Duration {
     match asked.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
         Some(asked) => asked.max(Duration::from_secs(1)).min(most),
         None => most,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_name_for_every_deployment_is_not_that_of_the_one_that_draws() {
+        let named = [("draw".to_owned(), "gpt-image-1".to_owned())];
+        assert_eq!(drawing(&Deployments::Named(named.into()), "draw"), Some("gpt-image-1"));
+        assert_eq!(drawing(&Deployments::Any, "draw"), Some("draw"));
+        assert_eq!(drawing(&Deployments::AllAs("gpt-4o".to_owned()), "draw"), None);
     }
 }

@@ -263,6 +263,7 @@ impl Proxy {
         let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
         let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
         let mut ask = asks(&understood, deployment.as_deref(), lowest_priority);
+        ask.second = parts.headers.get(headers::IMAGE_DEPLOYMENT).and_then(|name| name.to_str().ok());
         loop {
             let now = clock::now();
             ask.pin = bond.pin();
@@ -291,12 +292,14 @@ impl Proxy {
                 {
                     return Err(ProxyError::NoCallersToken);
                 }
-                Err(Exhausted::Throttled { wait }) if bond.binds() => {
-                    ledger.as_mut().expect("taken at the commit only").exhausted = true;
-                    return Err(ProxyError::OwnerThrottled { wait });
-                }
                 Err(exhausted) => {
                     let entry = ledger.as_mut().expect("taken at the commit only");
+                    if bond.binds()
+                        && let Some(error) = self.by_its_owner(&exhausted, deployment.as_deref())
+                    {
+                        entry.exhausted = is_for_want_of_room(&exhausted);
+                        return Err(error);
+                    }
                     return Self::answer_exhausted(exhausted, kept, entry);
                 }
             };
@@ -326,6 +329,18 @@ impl Proxy {
                 attempt::Outcome::Next(answer) => kept = answer,
                 attempt::Outcome::Stop(error) => return Err(error),
             }
+        }
+    }
+
+    /// The only backend that could have served did not: what is to be said of that, where it makes a difference.
+    fn by_its_owner(&self, exhausted: &Exhausted, deployment: Option<&str>) -> Option<ProxyError> {
+        match exhausted {
+            Exhausted::Throttled { wait } => Some(ProxyError::OwnerThrottled { wait: *wait }),
+            // Its deployment is served, but not where the objects are.
+            Exhausted::Unserved => {
+                deployment.filter(|name| self.shared.pool().serves(name)).map(|_| ProxyError::ObjectsApart)
+            }
+            Exhausted::TooLarge | Exhausted::Spent { .. } => None,
         }
     }
 
@@ -428,6 +443,7 @@ fn asks<'a>(
     let operation = &understood.route.operation;
     Ask {
         deployment,
+        second: None,
         family: operation.family,
         operation: operation.name,
         charge: understood.scan.charge(0),

@@ -46,8 +46,14 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    /// `json` is the body, where it is one that is read.
-    pub(super) fn of(parts: &Parts, route: &Route<'_>, store: Option<bool>, json: Option<&Bytes>) -> Self {
+    /// `json` is the body, where it is one that is read; `named` says whether there is a deployment.
+    pub(super) fn of(
+        parts: &Parts,
+        route: &Route<'_>,
+        named: bool,
+        store: Option<bool>,
+        json: Option<&Bytes>,
+    ) -> Self {
         let operation = &route.operation;
         let path = openai::named_in_path(route.rest());
         let in_path = match &path {
@@ -60,12 +66,16 @@ impl Objects {
         if let Some(body) = json.filter(|_| !matches!(operation.name, "embeddings" | "completions")) {
             ids.extend(openai::named_in_body(body));
         }
+        if let Some(query) = parts.uri.query().filter(|_| ids.is_empty()) {
+            ids.extend(openai::named_in_query(query));
+        }
         let content = route.rest().trim_end_matches('/').ends_with("/content");
         Self {
             ids,
             path: in_path,
             deletes: in_path == InPath::Last && parts.method == Method::DELETE,
-            at_home: operation.is_at_home(),
+            // What we do not know, and what has no deployment to go by, may be state.
+            at_home: operation.is_at_home() || (operation.is_unknown() && !named),
             tells: !content && operation.tells_ids(&parts.method, store),
         }
     }
@@ -108,7 +118,7 @@ impl Bond {
     /// Looks up where the objects live.
     ///
     /// # Errors
-    /// There are none such for this caller.
+    /// There are none such for this caller, or not on one backend.
     pub(super) fn tie(
         shared: &Arc<Shared>,
         caller: Option<Arc<str>>,
@@ -125,6 +135,7 @@ impl Bond {
                     Whereabouts::At { backend, sure: true } => Way::Only(backend),
                     Whereabouts::At { backend, sure: false } => Way::Seen(backend),
                     Whereabouts::Unknown => home.map_or(Way::Search, Way::First),
+                    Whereabouts::Apart => return Err(ProxyError::ObjectsApart),
                     Whereabouts::Nowhere => {
                         let previous = objects.path == InPath::No && ids[0].starts_with("resp_");
                         return Err(ProxyError::NoSuchObject { previous });

@@ -71,6 +71,15 @@ impl Share {
         Self { shared: Arc::clone(shared), bytes: 0 }
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// All that was taken.
+    pub(super) fn give_back(&mut self) {
+        self.shared.buffered.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+
     /// Takes more; `false`, and nothing is taken, where all would be more than `most`.
     pub(super) fn grow(&mut self, bytes: usize, most: usize) -> bool {
         let before = self.shared.buffered.fetch_add(bytes, Ordering::Relaxed);
@@ -98,7 +107,7 @@ impl AsRef<[u8]> for Counted {
 impl Drop for Share {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.shared.buffered.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.give_back();
         }
     }
 }
@@ -259,8 +268,9 @@ pub(super) fn understand<'a>(
     if let Some(bytes) = whole {
         let content_type = text(&parts.headers, CONTENT_TYPE);
         let boundary = openai::multipart_boundary(content_type);
-        let json =
-            boundary.is_none() && (route.operation.body == BodyKind::Json || content_type.contains("json"));
+        let json = boundary.is_none()
+            && (content_type.contains("json")
+                || (route.operation.body == BodyKind::Json && !route.operation.may_be_sent_as(content_type)));
         let compressed = !matches!(text(&parts.headers, CONTENT_ENCODING), "" | "identity");
         if compressed && must_name && route.operation.body != BodyKind::None {
             return Err(ProxyError::Compressed);
@@ -281,11 +291,12 @@ pub(super) fn understand<'a>(
         scan.prompt_tokens = body.size() / BYTES_PER_TOKEN;
     }
     // The name may stand at the end of what is too long to be kept.
-    if matches!(body, Body::Begun { .. }) && must_name && route.operation.body == BodyKind::Json {
+    if matches!(body, Body::Begun { .. }) && must_name && route.operation.is_named_in_body() {
         return Err(ProxyError::NameTooFar);
     }
-    // The path wins over a body that says otherwise or null; the body's own name then stays as it was sent.
-    if route.deployment.is_some() {
+    // The path wins over a body that says otherwise or null; the body's own name then stays as it was sent. So does the
+    // base model of a fine-tuning, which is no deployment.
+    if route.deployment.is_some() || route.operation.name == "fine_tuning" {
         named = None;
     }
     let deployment: Option<Arc<str>> = match (&route.deployment, &named, &route.query_deployment) {
@@ -299,7 +310,7 @@ pub(super) fn understand<'a>(
         (None, None, Some(name)) => Some(name.as_ref().into()),
         (None, None, None) => None,
     };
-    let objects = Objects::of(parts, &route, scan.store, read);
+    let objects = Objects::of(parts, &route, deployment.is_some(), scan.store, read);
     Ok(Understood { route, deployment, named, scan, objects, body: Some(body), socket: false })
 }
 
@@ -311,6 +322,11 @@ impl Understood<'_> {
     /// Whether the body was read and names the deployment.
     pub(super) fn is_named_in_body(&self) -> bool {
         self.named.is_some()
+    }
+
+    /// Whether there is no body.
+    pub(super) fn is_empty(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.size() == 0)
     }
 
     /// Whether the body can be sent once more.

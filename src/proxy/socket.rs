@@ -15,12 +15,14 @@ use super::error::ProxyError;
 use super::ledger::Ledger;
 use super::objects::Noting;
 use super::place::Place;
-use crate::balance::{Attempts, Verdict};
+use super::request::Share;
+use crate::balance::{Attempts, Deployments, Verdict};
 use crate::net::connect::Socket;
 use crate::net::frames::Seen;
+use crate::net::messages::Edit;
 use crate::net::server::{Upgrade, Upgraded};
 use crate::net::tunnel::{TunnelEnd, carry};
-use crate::openai::{Usage, UsageScanner};
+use crate::openai::{self, Usage, UsageScanner};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
 
@@ -62,11 +64,62 @@ impl Attempt<'_> {
         // Of realtime sessions nothing stays.
         let responses = self.ask.operation == "responses";
         let noting = responses.then(|| self.bond.noting(self.place.pick().backend_id(), false));
-        let session =
-            Session { place: self.place, attempts: std::mem::take(attempts), ledger: entry, noting };
+        let renaming = responses.then(|| self.renaming()).flatten();
+        let session = Session {
+            place: self.place,
+            attempts: std::mem::take(attempts),
+            ledger: entry,
+            noting,
+            renaming,
+        };
         let upgrade: Upgrade = Box::new(move |caller| Box::pin(session.run(caller, backend, early)));
         let body = ProxyBody::Socket(Agreed(Some(upgrade)));
         Outcome::Commit(Box::new(Response::from_parts(head, body)))
+    }
+
+    /// Where the backend has names of its own for deployments.
+    fn renaming(&self) -> Option<Renaming> {
+        let deployments = &self.edge.backends[self.place.pick().backend].deployments;
+        if *deployments == Deployments::Any {
+            return None;
+        }
+        let settings = &self.edge.settings;
+        Some(Renaming {
+            deployments: deployments.clone(),
+            share: self.place.share(),
+            longest: settings.request_replay,
+            buffered: settings.buffered,
+        })
+    }
+}
+
+/// Each message of a caller of Responses names a deployment, by the callers' name for it.
+struct Renaming {
+    deployments: Deployments,
+    /// Of all buffered bytes, for what is held.
+    share: Share,
+    longest: usize,
+    buffered: usize,
+}
+
+impl Edit for Renaming {
+    fn has_room(&mut self, bytes: usize) -> bool {
+        self.share.bytes() + bytes <= self.longest && self.share.grow(bytes, self.buffered)
+    }
+
+    fn edit(&mut self, message: Vec<u8>) -> Vec<u8> {
+        // What says it in no clear way is the backend's to refuse, under the name that it was given.
+        let Some(name) = openai::scan(&message).ok().and_then(|scan| scan.model) else { return message };
+        match self.deployments.there(&name.value) {
+            Some(there) if there != name.value => {
+                openai::replace_model(&message.into(), name.range, there).concat()
+            }
+            _ => message,
+        }
+    }
+
+    fn sent(&mut self) {
+        self.share.give_back();
     }
 }
 
@@ -76,18 +129,20 @@ struct Session {
     attempts: Attempts,
     ledger: Ledger,
     noting: Option<Box<Noting>>,
+    renaming: Option<Renaming>,
 }
 
 impl Session {
     async fn run(self, caller: Upgraded, backend: Socket, early: Bytes) {
-        let Self { place, mut attempts, mut ledger, mut noting } = self;
+        let Self { place, mut attempts, mut ledger, mut noting, renaming } = self;
         let mut count = Count::default();
         let cut = ledger.ear();
-        let end = carry(caller, backend, early, cut, |seen| {
+        let edit = renaming.map(|renaming| Box::new(renaming) as Box<dyn Edit>);
+        let end = carry(caller, (backend, early), cut, edit, |seen| {
             match (&seen, &mut noting) {
                 (Seen::Payload(bytes), Some(noting)) => noting.feed(bytes),
                 (Seen::MessageEnd, Some(noting)) => noting.next_message(),
-                (_, None) => {}
+                _ => {}
             }
             count.see(seen);
         })
@@ -129,6 +184,7 @@ impl Count {
                     sum.total = sum.total.saturating_add(usage.total);
                 }
             }
+            Seen::Head(_) | Seen::Control(_) => {}
         }
     }
 }

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 mod table;
+mod tls;
 mod voice;
 
 /// What callers ask for, and of which kind it is; each backend adds its own name.
@@ -97,14 +98,16 @@ fn sidestep(arguments: &[&str], settings: &Path) -> Running {
 
 struct Stage {
     _simulator: Running,
-    _balancer: Running,
+    _balancers: [Running; 2],
     _settings: tempfile::TempDir,
     url: String,
+    /// The same with TLS, and by whom its certificate is.
+    tls: (String, PathBuf),
     throttled_port: u16,
 }
 
 fn stage() -> Stage {
-    let [east, west, port, admin] = free_ports::<4>();
+    let [east, west, port, admin, tls_port, tls_admin] = free_ports::<6>();
     let settings = tempfile::tempdir().expect("a temporary folder");
     let simulate = settings.path().join("simulate.toml");
     let resource = |name: &str, port: u16| {
@@ -131,24 +134,32 @@ fn stage() -> Stage {
          deployments = {{ \"gpt-realtime\" = \"gpt-realtime-voice\" }}\n\n",
         voice::listen()
     );
-    let serve = settings.path().join("sidestep.toml");
-    let text = format!(
-        "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n\n{}{}{voice}",
-        backend(THROTTLED, east, 1),
-        backend(SERVING, west, 2)
-    );
-    std::fs::write(&serve, text).expect("the temporary folder is writable");
+    let serve = |file: &str, port: u16, admin: u16, more: &str| {
+        let file = settings.path().join(file);
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n{more}\n{}{}{voice}",
+            backend(THROTTLED, east, 1),
+            backend(SERVING, west, 2)
+        );
+        std::fs::write(&file, text).expect("the temporary folder is writable");
+        let mut balancer = sidestep(&["serve"], &file);
+        await_answer(&mut balancer, admin, "GET /readyz", "", "HTTP/1.1 200");
+        balancer
+    };
+    let files = tls::write(settings.path());
+    let tls = format!("tls = {{ certificate = {:?}, key = {:?} }}\n", files.certificate, files.key);
 
     let mut simulator = sidestep(&["simulate"], &simulate);
     await_answer(&mut simulator, west, "GET /control/counters", "", "HTTP/1.1 200");
     await_answer(&mut simulator, east, "POST /control/fault", THROTTLE, "HTTP/1.1 20");
-    let mut balancer = sidestep(&["serve"], &serve);
-    await_answer(&mut balancer, port, "GET /readyz", "", "HTTP/1.1 200");
+    let balancers =
+        [serve("sidestep.toml", port, admin, ""), serve("with-tls.toml", tls_port, tls_admin, &tls)];
     Stage {
         _simulator: simulator,
-        _balancer: balancer,
+        _balancers: balancers,
         _settings: settings,
         url: format!("http://127.0.0.1:{port}"),
+        tls: (format!("https://127.0.0.1:{tls_port}"), files.authority),
         throttled_port: east,
     }
 }
@@ -189,6 +200,9 @@ fn run_suite(mut suite: Command) -> String {
     let stage = stage();
     let Output { status, stdout, stderr } = suite
         .env("SIDESTEP_URL", &stage.url)
+        .env("SIDESTEP_TLS_URL", &stage.tls.0)
+        .env("SIDESTEP_TLS_AUTHORITY", &stage.tls.1)
+        .env("NODE_EXTRA_CA_CERTS", &stage.tls.1)
         .env("SIDESTEP_SERVING", SERVING)
         .env("SIDESTEP_THROTTLED_URL", format!("http://127.0.0.1:{}", stage.throttled_port))
         .env_remove("OPENAI_API_KEY")

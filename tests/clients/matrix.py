@@ -10,6 +10,7 @@ import urllib.request
 
 URL = os.environ["SIDESTEP_URL"]
 THROTTLED_URL = os.environ["SIDESTEP_THROTTLED_URL"]
+TLS_URL, TLS_AUTHORITY = os.environ["SIDESTEP_TLS_URL"], os.environ["SIDESTEP_TLS_AUTHORITY"]
 API_VERSION = "2025-04-01-preview"
 KEY = "does-not-matter"
 CHAT, EMBEDDINGS, AUDIO, IMAGES, REALTIME = (

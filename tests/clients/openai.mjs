@@ -42,12 +42,38 @@ async function realtime() {
   const socket = old
     ? new OpenAIRealtimeWS({ model: realtimeModel, options: { createConnection, headers } }, client)
     : await OpenAIRealtimeWS.azure(client, { deploymentName: realtimeModel, options: { createConnection } });
+  await talk(socket);
+}
+
+async function talk(socket) {
   await new Promise((resolve, reject) => {
     socket.on("error", reject);
     socket.on("session.created", () => socket.send({ type: "response.create" }));
     socket.on("response.done", resolve);
     setTimeout(() => reject(new Error("no answer in 10 s")), 10_000).unref();
   });
+  socket.close();
+}
+
+/** The same by `/openai/v1` and TLS, and nothing but the SDK's own. */
+async function realtimeTls() {
+  const { OpenAIRealtimeWS } = require(old ? "openai/beta/realtime/ws" : "openai/realtime/ws");
+  const client = new OpenAI({ baseURL: `${process.env.SIDESTEP_TLS_URL}/openai/v1`, ...common });
+  await talk(new OpenAIRealtimeWS({ model: realtimeModel }, client));
+}
+
+async function responsesSocket() {
+  const { ResponsesWS } = require("openai/resources/responses/ws");
+  // All that are asked must have it: the messages come too late to choose by.
+  const client = new OpenAI({ baseURL: `${url}/v1`, defaultQuery: { model: realtimeModel }, ...common });
+  const socket = new ResponsesWS(client);
+  const event = await new Promise((resolve, reject) => {
+    socket.on("error", reject);
+    socket.on("response.completed", resolve);
+    socket.send({ type: "response.create", model: realtimeModel, input: "a" });
+    setTimeout(() => reject(new Error("no answer in 10 s")), 10_000).unref();
+  });
+  check(event.response.model === "gpt-realtime-voice", event.response.model);
   socket.close();
 }
 
@@ -121,4 +147,6 @@ await run("openai JavaScript", version, {
     check((await client.batches.cancel(batch.id)).status === "cancelled", "not cancelled");
   }),
   realtime,
+  "realtime, /openai/v1 over TLS": realtimeTls,
+  ...(old ? {} : { "responses over a WebSocket": responsesSocket }),
 });

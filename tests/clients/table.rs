@@ -24,8 +24,8 @@ const END: &str = "<!-- clients end -->";
     clippy::disallowed_methods,
     reason = "a test binary has no settings: the environment says what is wanted"
 )]
-fn wanted(name: &str, value: &str) -> bool {
-    std::env::var(name).is_ok_and(|found| found == value)
+fn wanted(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
 }
 
 /// Client, version, call, verdict.
@@ -74,7 +74,7 @@ fn compare_with_readme(path: &Path, table: &str) {
     let readme = std::fs::read_to_string(path).expect("the README stands there");
     let begin = readme.find(BEGIN).expect("the README has a place for the table") + BEGIN.len();
     let end = readme.find(END).expect("the place has an end");
-    if wanted("SIDESTEP_CLIENTS_TABLE", "write") {
+    if wanted("SIDESTEP_CLIENTS_TABLE") == "write" {
         let text = [&readme[..begin], table, &readme[end..]].concat();
         std::fs::write(path, text).expect("the README is writable");
         return;
@@ -88,14 +88,19 @@ fn compare_with_readme(path: &Path, table: &str) {
 
 #[test]
 fn every_call_that_a_client_offers_arrives_though_the_first_backend_throttles() {
-    if !wanted("SIDESTEP_CLIENTS", "all") {
-        say("skipped: SIDESTEP_CLIENTS=all runs every client, after tests/clients/install");
-        return;
-    }
+    let wanted = wanted("SIDESTEP_CLIENTS");
+    let all = wanted == "all";
+    let chosen = CLIENTS.iter().filter(|(folder, ..)| all || wanted.split(',').any(|name| name == *folder));
     let cells: Vec<Cell> =
-        CLIENTS.iter().flat_map(|(folder, interpreter, suite)| cells(folder, interpreter, suite)).collect();
+        chosen.flat_map(|(folder, interpreter, suite)| cells(folder, interpreter, suite)).collect();
     let failed: Vec<&Cell> = cells.iter().filter(|cell| cell[3] != "pass").collect();
     assert!(failed.is_empty(), "{failed:?}");
+    if !all {
+        say(
+            "SIDESTEP_CLIENTS=all runs every client, after tests/clients/install, and looks at the README's table",
+        );
+        return;
+    }
     let table = table(&cells);
     let file = root().join("target/clients.md");
     std::fs::write(file, &table).expect("the target folder is writable");

@@ -139,16 +139,37 @@ async fn a_deployment_named_by_a_header_is_checked_and_mapped_too() {
         .backend("east", r#"deployments = { "gpt-4o" = "gpt-4o", "draw" = "gpt-image-1-east" }"#)
         .start();
     let name = "x-ms-oai-image-generation-deployment";
-    for (sent, there) in [("draw", Some("gpt-image-1-east")), ("other", Some("other")), ("a/../b", None)] {
+    let send = |drawing: &str| {
         let mut request = post(CHAT, QUESTION);
-        request.headers_mut().insert(name, sent.parse().unwrap());
-        let answer = stage.caller().send(request).await.whole().await;
-        match there {
-            Some(there) => assert_eq!(last(&stage, "east").headers[name], there),
-            None => assert_eq!((answer.status, answer.code().as_str()), (400, "invalid_deployment")),
-        }
+        request.headers_mut().insert(name, drawing.parse().unwrap());
+        let caller = stage.caller();
+        async move { caller.send(request).await.whole().await }
+    };
+    assert_eq!(send("draw").await.status, 200);
+    assert_eq!(last(&stage, "east").headers[name], "gpt-image-1-east");
+    for (drawing, refused) in
+        [("other", (404, "DeploymentNotFound")), ("a/../b", (400, "invalid_deployment"))]
+    {
+        let answer = send(drawing).await;
+        assert_eq!((answer.status, answer.code().as_str()), refused, "{drawing}");
     }
-    assert_eq!(stage.seen("east"), 2);
+    assert_eq!(stage.seen("east"), 1);
+}
+
+#[tokio::test]
+async fn only_a_backend_that_serves_both_deployments_of_a_request_is_asked() {
+    let stage = Scene::of([("east", 1), ("west", 2)])
+        .backend("east", r#"deployments = { "gpt-4o" = "gpt-4o" }"#)
+        .backend("west", r#"deployments = { "gpt-4o" = "gpt-4o", "draw" = "gpt-image-1" }"#)
+        .start();
+    for (drawing, served_by) in [(Some("draw"), "west"), (None, "east")] {
+        let mut request = post(CHAT, QUESTION);
+        if let Some(drawing) = drawing {
+            request.headers_mut().insert("x-ms-oai-image-generation-deployment", drawing.parse().unwrap());
+        }
+        let answer = stage.caller().send(request).await.whole().await;
+        assert_eq!((answer.status, answer.region()), (200, Some(served_by)));
+    }
 }
 
 #[tokio::test]

@@ -205,18 +205,16 @@ fn a_caller_reaches_only_its_deployments_however_it_names_another() {
         ("in another case", CHAT.replace("gpt-4o", "GPT-4O"), String::new(), QUESTION.to_owned()),
         ("in the body", chat_v1.to_owned(), String::new(), model("gpt-5")),
         ("in the body, behind an allowed one in the query", format!("{chat_v1}?deployment=gpt-4o"), String::new(), model("gpt-5")),
-                (
-            "in a form that we cannot read",
-            "/openai/v1/audio/transcriptions?deployment=gpt-4o".to_owned(),
-            "content-type: multipart/form-data; boundary=\r\n".to_owned(),
-            part.to_owned(),
-        ),
-("in a body that we do not read", format!("{chat_v1}?deployment=gpt-4o"), "content-encoding: gzip\r\n".to_owned(), model("gpt-5")),
+        ("in a form that we cannot read", "/openai/v1/audio/transcriptions?deployment=gpt-4o".to_owned(), "content-type: multipart/form-data; boundary=\r\n".to_owned(), part.to_owned()),
+        ("in an offer that we do not read", "/openai/v1/realtime/calls?model=gpt-4o".to_owned(), "content-type: application/sdp\r\n".to_owned(), "v=0".to_owned()),
+        ("in a body of we know not what", "/openai/v1/brand_new".to_owned(), "content-type: application/zip\r\n".to_owned(), model("gpt-5")),
+        ("in a body that we do not read", format!("{chat_v1}?deployment=gpt-4o"), "content-encoding: gzip\r\n".to_owned(), model("gpt-5")),
         ("nowhere", "/openai/v1/responses".to_owned(), String::new(), "{\"input\":\"a\"}".to_owned()),
         ("in a form", "/openai/v1/audio/transcriptions".to_owned(), "content-type: multipart/form-data; boundary=b\r\n".to_owned(), part.to_owned()),
         ("in the header of a second one", "/openai/v1/responses".to_owned(), "x-ms-oai-image-generation-deployment: dall-e\r\n".to_owned(), model("gpt-4o")),
         ("in one of two such headers", "/openai/v1/responses".to_owned(), "x-ms-oai-image-generation-deployment: gpt-4o\r\nx-ms-oai-image-generation-deployment: dall-e\r\n".to_owned(), model("gpt-4o")),
     ] {
+        let json = if headers.contains("content-type") { "" } else { json };
         let answer = post(&front, &path, &format!("{APP}{json}{headers}"), &body);
         assert_eq!((answer.status, answer.code().as_str()), (403, "deployment_not_allowed"), "{what}: {answer:?}");
         assert_eq!(answer.json()["error"]["type"], "invalid_request_error");

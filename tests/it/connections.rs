@@ -36,6 +36,29 @@ impl Handler for Yes {
     }
 }
 
+/// As the kernel tells it: the timer of the balancer's side of this connection.
+fn timer(balancer: SocketAddr, caller: SocketAddr) -> Option<String> {
+    let end = |address: SocketAddr| format!(":{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields[1].ends_with(&end(balancer)) && fields[2].ends_with(&end(caller)))
+            .then(|| fields[5].to_owned())
+    })
+}
+
+#[tokio::test]
+async fn a_caller_is_asked_now_and_then_whether_it_is_still_there() {
+    let stage = Scene::of([("east", 1)]).start();
+    let caller = TcpStream::connect(stage.balancer.address()).await.unwrap();
+    let (balancer, caller) = (caller.peer_addr().unwrap(), &caller);
+    // 02 is keep-alive.
+    eventually("keep-alive", || {
+        timer(balancer, caller.local_addr().unwrap()).is_some_and(|timer| timer.starts_with("02:"))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn who_was_let_in_by_the_kernel_before_a_drain_is_served() {
     const CALLERS: usize = 40;

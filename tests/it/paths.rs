@@ -134,6 +134,11 @@ const STORING: &str = r#"
     OpenAI(base_url=H) | POST /containers | {"model":null} | /openai/v1/containers | =
     AzureOpenAI | POST /openai/files?api-version=2024-10-21 | BARE FORM | = | =
     OpenAI(base_url=H) | POST /files | BARE FORM | /openai/v1/files | =
+    the base model of a fine-tuning is no deployment | POST /openai/v1/fine_tuning/jobs | {"model":"gpt-4o-mini-2024-07-18","training_file":"a"} | = | =
+    what we do not know and names no deployment | POST /openai/v1/skills | {"name":"gpt-4o"} | = | =
+    the same, no JSON | POST /skills | BARE FORM | /openai/v1/skills | =
+    lists of what is made anywhere | GET /openai/v1/chat/completions?limit=2 | - | = | =
+    lists of what is made anywhere | GET /openai/v1/videos | - | = | =
     js AzureOpenAI batches.create({model}) | /openai/deployments/gpt-4o/batches?api-version=2024-10-21 | {"model":"gpt-4o"} | /openai/deployments/{d}/batches?api-version=2024-10-21 | =
     OpenAI(base_url=H/v1) | /v1/assistants | {"model":"gpt-4o"} | /openai/v1/assistants | {"model":"{d}"}
 "#;
@@ -231,6 +236,40 @@ async fn what_is_stored_goes_to_the_home_backend_alone_from_every_client() {
         check(&row, &stage.resource("east").last_request().unwrap(), "east.4o", &key_of("east"));
     }
     assert_eq!(stage.seen("west"), 0);
+}
+
+#[tokio::test]
+async fn an_offer_of_webrtc_is_no_json_and_passes() {
+    let stage = stage("");
+    let mut request = post("/v1/realtime/calls?model=gpt-4o", "v=0\r\n");
+    request.headers_mut().insert("content-type", "application/sdp".parse().unwrap());
+    assert_eq!(stage.caller().send(request).await.whole().await.status, 408);
+    let seen = stage.resource("east").last_request().unwrap();
+    assert_eq!(
+        (seen.uri.to_string().as_str(), &seen.body[..]),
+        ("/openai/v1/realtime/calls?model=east.4o", &b"v=0\r\n"[..])
+    );
+}
+
+#[tokio::test]
+async fn a_form_too_long_to_find_its_deployment_must_name_it_in_the_path() {
+    let stage = Scene::of([("east", 1)])
+        .backend("east", r#"deployments = { "gpt-4o" = "east.4o" }"#)
+        .toml("[limits]\nrequest_replay = \"64KiB\"")
+        .start();
+    let long = form(Some("gpt-4o")).replace('\u{1}', &"s".repeat(100_000));
+    let send = |path: &str| {
+        let mut request: Request<Full<Bytes>> = post(path, &long);
+        request.headers_mut().insert("content-type", FORM.parse().unwrap());
+        let caller = stage.caller();
+        async move { caller.send(request).await.whole().await }
+    };
+    let answer = send("/v1/audio/transcriptions").await;
+    assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"));
+    assert_eq!(stage.seen("east"), 0);
+    assert_ne!(send("/v1/deployments/gpt-4o/audio/transcriptions").await.status, 413);
+    assert_ne!(send("/v1/files").await.status, 413, "an upload names none");
+    assert_eq!(stage.seen("east"), 2);
 }
 
 #[tokio::test]

@@ -374,6 +374,72 @@ fn a_response_made_on_a_socket_is_known_afterwards() {
 }
 
 #[test]
+fn each_message_of_a_responses_socket_names_its_deployment_as_the_backend_does() {
+    let backend = Agreeing::listen();
+    let stage = Scene::default()
+        .played("east", 1, backend.address())
+        .backend("east", "deployments = { chat = \"chat-east\" }")
+        .start();
+    let opening = opening(stage.balancer.address(), "/v1/responses", &[]);
+    let (mut theirs, uri, _) = backend.accept();
+    assert_eq!(uri.to_string(), "/openai/v1/responses");
+    let mut ours = opening.join().unwrap().unwrap();
+    let create = |input: &str, name: &str| {
+        text(&format!(r#"{{"type":"response.create","input":"{input}","m\u006fdel" : "{name}", "x":[1]}}"#))
+    };
+    let long = "\\\"model\\\": \\\"chat\\\" ".repeat(20_000);
+    for input in ["a", &long] {
+        ours.send(create(input, "chat")).unwrap();
+        assert_eq!(theirs.read().unwrap(), create(input, "chat-east"));
+    }
+    for same in [create("a", "other"), text("no json"), Message::binary(vec![0; 70_000])] {
+        ours.send(same.clone()).unwrap();
+        assert_eq!(theirs.read().unwrap(), same);
+    }
+    // In pieces, with a ping among them.
+    let mut pieces = b"\x01\x89\0\0\0\0{\"model\":".to_vec();
+    pieces.extend(b"\x89\x81\0\0\0\0p\x80\x87\0\0\0\0\"chat\"}");
+    ours.get_mut().write_all(&pieces).unwrap();
+    assert_eq!(theirs.read().unwrap(), Message::Ping("p".into()));
+    assert_eq!(theirs.read().unwrap(), text(r#"{"model":"chat-east"}"#));
+    assert_eq!(ours.read().unwrap(), Message::Pong("p".into()));
+    let done = r#"{"type":"response.completed","response":{"id":"resp_1","usage":{"input_tokens":3,"output_tokens":4}}}"#;
+    theirs.send(text(done)).unwrap();
+    assert_eq!(ours.read().unwrap(), text(done));
+    ours.close(None).unwrap();
+    assert!(theirs.read().unwrap().is_close());
+    assert!(matches!(theirs.read(), Err(Error::ConnectionClosed)));
+    let record = record(&stage);
+    assert_eq!((&record["prompt_tokens"], &record["completion_tokens"]), (&3.into(), &4.into()), "{record}");
+}
+
+#[test]
+fn a_message_longer_than_what_is_held_closes_the_socket_and_gives_its_room_back() {
+    let backend = Agreeing::listen();
+    let stage = Scene::default()
+        .played("east", 1, backend.address())
+        .backend("east", "deployments = { chat = \"chat-east\" }")
+        .toml("[limits]\nrequest_replay = \"640KiB\"\nbuffered = \"1MiB\"")
+        .start();
+    for _ in 0..4 {
+        let opening = opening(stage.balancer.address(), "/v1/responses", &[]);
+        let (mut theirs, ..) = backend.accept();
+        let mut ours = opening.join().unwrap().unwrap();
+        for _ in 0..5 {
+            let within = text(&"a".repeat(600_000));
+            ours.send(within.clone()).unwrap();
+            assert_eq!(theirs.read().unwrap(), within);
+        }
+        let _reset = ours.send(text(&"a".repeat(700_000)));
+        match ours.read().unwrap() {
+            Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::Size),
+            other => panic!("{other}"),
+        }
+        assert!(ended_without_a_close(&mut theirs));
+    }
+}
+
+#[test]
 fn a_socket_outlives_a_reload() {
     let backend = Agreeing::listen();
     let stage = alone(&backend);

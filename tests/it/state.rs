@@ -364,10 +364,45 @@ async fn what_the_home_backend_cannot_run_is_made_where_it_can_be() {
     assert_eq!((answer.status, answer.region()), (200, Some("west")));
     let (thread, region) = make(&stage, "/openai/v1/threads", json!({})).await;
     assert_eq!(region, "east");
-    // They do not find each other, and what is not there is not taken for gone.
+    // They do not find each other, which is said at once, and neither is taken for gone.
     let runs = format!("/openai/v1/threads/{thread}/runs");
-    assert_eq!(ask(&stage, "POST", &runs, &json!({ "assistant_id": assistant })).await.status, 404);
+    let seen = stage.seen("east") + stage.seen("west");
+    let answer = ask(&stage, "POST", &runs, &json!({ "assistant_id": assistant })).await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "objects_apart"));
+    assert_eq!(stage.seen("east") + stage.seen("west"), seen);
     assert_eq!(get(&stage, &format!("/openai/v1/assistants/{assistant}")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_response_cannot_be_continued_by_a_deployment_that_its_backend_does_not_have_and_that_is_said() {
+    let stage = two().backend("west", r#"deployments = { "gpt-4o" = "gpt-4o" }"#).start();
+    let id = response_in_the_west(&stage).await;
+    let follow = |model: &str| json!({ "model": model, "input": "b", "previous_response_id": id });
+    let answer = ask(&stage, "POST", RESPONSES, &follow("text-embedding-3-small")).await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "objects_apart"));
+    let (_, region) = make(&stage, RESPONSES, follow("gpt-4o")).await;
+    assert_eq!(region, "west");
+}
+
+#[tokio::test]
+async fn a_page_of_a_list_is_read_where_what_it_begins_after_lives() {
+    let stage = two().start();
+    stage.resource("east").fault(FaultRule::times(Fault::throttle_seconds(1), 1));
+    let (video, region) = make(&stage, "/v1/videos", json!({ "model": "sora", "prompt": "a" })).await;
+    assert_eq!(region, "west");
+    assert_eq!(get(&stage, "/v1/videos").await.region(), Some("east"));
+    assert_eq!(get(&stage, &format!("/v1/videos?limit=1&after={video}")).await.region(), Some("west"));
+}
+
+#[tokio::test]
+async fn a_call_and_a_template_of_a_prompt_are_looked_for_like_any_object() {
+    let stage = two().start();
+    let answer = ask(&stage, "POST", "/v1/realtime/calls/rtc_1/hangup", &Value::Null).await;
+    assert_eq!(answer.status, 404);
+    assert_eq!((stage.seen("east"), stage.seen("west")), (1, 1));
+    let body = json!({ "model": "gpt-4o", "prompt": { "id": "pmpt_1" } });
+    assert_eq!(ask(&stage, "POST", RESPONSES, &body).await.status, 200);
+    assert_eq!(objects(&stage).lookups_total, 2);
 }
 
 #[tokio::test]

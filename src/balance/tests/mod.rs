@@ -28,6 +28,7 @@ use super::{
 
 const CHAT: Ask<'static> = Ask {
     deployment: Some("gpt-4o"),
+    second: None,
     family: "inference",
     operation: "chat",
     charge: 1_000,

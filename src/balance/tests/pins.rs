@@ -54,14 +54,27 @@ fn a_hint_is_for_everyone_and_no_hint_takes_an_object_from_its_maker() {
 }
 
 #[test]
-fn of_several_ids_the_first_known_one_decides() {
+fn of_several_ids_one_that_is_sure_decides_else_the_first_hint() {
+    let (mut pins, now) = (pins(100), start());
+    pins.made("vs_1", B, None);
+    pins.seen("resp_1", A);
+    pins.seen("resp_2", B);
+    pins.nowhere(now, "file-1");
+    assert_eq!(find(&mut pins, now, "x_1 resp_1 vs_1", None), at(B, true));
+    assert_eq!(find(&mut pins, now, "x_1 resp_1 resp_2", None), at(A, false));
+    assert_eq!(find(&mut pins, now, "file-1 vs_1", None), at(B, true));
+    assert_eq!(find(&mut pins, now, "x_1 file-1", None), Whereabouts::Nowhere);
+}
+
+#[test]
+fn what_is_surely_on_two_backends_is_apart() {
     let (mut pins, now) = (pins(100), start());
     pins.made("vs_1", B, None);
     pins.made("resp_1", A, None);
-    pins.nowhere(now, "file-1");
-    assert_eq!(find(&mut pins, now, "x_1 resp_1 vs_1", None), at(A, true));
-    assert_eq!(find(&mut pins, now, "file-1 vs_1", None), at(B, true));
-    assert_eq!(find(&mut pins, now, "x_1 file-1", None), Whereabouts::Nowhere);
+    pins.made("vs_2", B, Some("other"));
+    assert_eq!(find(&mut pins, now, "resp_1 x_1 vs_1", None), Whereabouts::Apart);
+    // Of what is another's nothing is told.
+    assert_eq!(find(&mut pins, now, "resp_1 vs_1 vs_2", None), Whereabouts::Nowhere);
 }
 
 #[test]

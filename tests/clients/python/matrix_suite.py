@@ -3,10 +3,11 @@
 import base64
 import io
 import os
+import ssl
 import sys
 
 import openai
-from openai import AsyncAzureOpenAI, AzureOpenAI, OpenAI
+from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from matrix import *  # noqa: F403
@@ -117,9 +118,36 @@ async def realtime():
         check((await connection.recv()).type == "response.done", "no answer")
 
 
+async def realtime_tls():
+    context = ssl.create_default_context(cafile=TLS_AUTHORITY)
+    # Of the test's own authority; the name is checked nevertheless.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    client = AsyncOpenAI(base_url=f"{TLS_URL}/openai/v1", **COMMON)
+    options = {"ssl": context}
+    async with client.realtime.connect(model=REALTIME, websocket_connection_options=options) as connection:
+        check((await connection.recv()).type == "session.created", "no session")
+        await connection.response.create()
+        check((await connection.recv()).type == "response.done", "no answer")
+
+
+async def responses_socket():
+    # All that are asked must have it: the messages come too late to choose by.
+    client = AsyncOpenAI(base_url=f"{URL}/v1", **COMMON)
+    async with client.responses.connect(extra_query={"model": REALTIME}) as connection:
+        for _ in range(2):
+            await connection.send({"type": "response.create", "model": REALTIME, "input": "a"})
+            event = await connection.recv()
+            check(event.type == "response.completed", event.type)
+            check(event.response.model == "gpt-realtime-voice", event.response.model)
+
+
 if __name__ == "__main__":
-    run("openai Python", openai.__version__, {
+    cells = {
         "chat": chat, "chat, streamed": chat_streamed, "tools": tools, "vision, inline image": vision,
         "embeddings, 16 at once": embeddings, "responses": responses, "responses, streamed": responses_streamed,
         "stored responses": stored, "transcription": transcription, "images": images,
-        "files, vector stores, file search": files, "batches": batches, "realtime": realtime})
+        "files, vector stores, file search": files, "batches": batches, "realtime": realtime,
+        "realtime, /openai/v1 over TLS": realtime_tls}
+    if hasattr(v1.responses, "connect"):
+        cells["responses over a WebSocket"] = responses_socket
+    run("openai Python", openai.__version__, cells)

@@ -19,11 +19,13 @@ const SECOND: Duration = Duration::from_secs(1);
 fn ask(charge: u64) -> Ask<'static> {
     Ask {
         deployment: Some("gpt-4o"),
+        second: None,
         family: "inference",
         operation: "chat",
         charge,
         streamed: false,
         harmless: true,
+        conversation: None,
         lowest_priority: None,
         pin: None,
         conversation: None,

@@ -52,11 +52,13 @@ impl Request {
     fn ask(&self) -> Ask<'static> {
         Ask {
             deployment: self.deployment,
+            second: None,
             family: "inference",
             operation: "chat",
             charge: self.charge,
             streamed: self.streamed,
             harmless: self.harmless,
+            conversation: None,
             lowest_priority: None,
             pin: None,
             conversation: None,

@@ -1,0 +1,197 @@
+//! The messages of a WebSocket's caller, put together so that one can be changed on its way (RFC 6455, section 5). PURE.
+//!
+//! Only where one may have to be changed; elsewhere frames pass as they come. A message is held until it is whole and
+//! goes on as one frame, under the mask that the caller gave its last piece. Control frames pass at once: they may stand
+//! between the pieces of a message.
+
+use super::frames::{Seen, is_control};
+
+const LAST: u8 = 0x80;
+const MASKED: u8 = 0x80;
+
+/// What is done with whole messages.
+pub(crate) trait Edit {
+    /// Whether there is room for so many more bytes of the message that is coming. Without it the socket ends.
+    fn has_room(&mut self, bytes: usize) -> bool;
+
+    /// A message is whole: gives what goes on in its place.
+    fn edit(&mut self, message: Vec<u8>) -> Vec<u8>;
+
+    /// Nothing of it is held any more.
+    fn sent(&mut self);
+}
+
+/// One direction whose messages may be changed.
+pub(crate) struct Editor {
+    by: Box<dyn Edit>,
+    /// First byte of the message's first frame: its kind.
+    first: u8,
+    mask: Option<[u8; 4]>,
+    /// So many bytes of the present frame are unmasked.
+    unmasked: usize,
+    message: Vec<u8>,
+    full: bool,
+}
+
+impl Editor {
+    pub(crate) fn new(by: Box<dyn Edit>) -> Self {
+        Self { by, first: 0, mask: None, unmasked: 0, message: Vec::new(), full: false }
+    }
+
+    /// Whether a message has outgrown its room: nothing more can pass.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// All that was put out is written.
+    pub(crate) fn written(&mut self) {
+        if self.message.is_empty() {
+            self.by.sent();
+        }
+    }
+
+    /// What was seen of the caller's frames; what goes on is put at the end of `out`.
+    pub(crate) fn take(&mut self, seen: Seen<'_>, out: &mut Vec<u8>) {
+        match seen {
+            Seen::Head(head) if is_control(head) => out.extend_from_slice(head),
+            Seen::Head(head) => self.begin(head),
+            Seen::Control(payload) => out.extend_from_slice(payload),
+            Seen::Payload(payload) => {
+                self.full |= !self.by.has_room(payload.len());
+                if !self.full {
+                    let start = self.message.len();
+                    self.message.extend_from_slice(payload);
+                    turn(&mut self.message[start..], self.mask, self.unmasked);
+                    self.unmasked += payload.len();
+                }
+            }
+            Seen::MessageEnd if !self.full => {
+                let message = self.by.edit(std::mem::take(&mut self.message));
+                self.write(message, out);
+            }
+            Seen::MessageEnd => {}
+        }
+    }
+
+    fn begin(&mut self, head: &[u8]) {
+        // A continuation has the kind 0.
+        if head[0] & 0x0f != 0 {
+            self.first = head[0];
+        }
+        self.mask = head.last_chunk().filter(|_| head[1] & MASKED != 0).copied();
+        self.unmasked = 0;
+    }
+
+    fn write(&self, mut message: Vec<u8>, out: &mut Vec<u8>) {
+        let masked = if self.mask.is_some() { MASKED } else { 0 };
+        out.push(self.first | LAST);
+        let length = message.len();
+        match (u8::try_from(length), u16::try_from(length)) {
+            (Ok(short @ 0..=125), _) => out.push(masked | short),
+            (_, Ok(middle)) => {
+                out.push(masked | 126);
+                out.extend(middle.to_be_bytes());
+            }
+            _ => {
+                out.push(masked | 127);
+                out.extend((length as u64).to_be_bytes());
+            }
+        }
+        out.extend(self.mask.into_iter().flatten());
+        turn(&mut message, self.mask, 0);
+        out.append(&mut message);
+    }
+}
+
+/// Masks, or takes the mask away, from the `from`th byte of a frame on.
+fn turn(bytes: &mut [u8], mask: Option<[u8; 4]>, from: usize) {
+    let Some(mask) = mask else { return };
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte ^= mask[(from + at) % 4];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+    use tungstenite::protocol::frame::{Frame, FrameHeader};
+
+    use super::super::frames::Frames;
+    use super::{Edit, Editor};
+
+    /// Puts a letter in front, and takes so many bytes.
+    struct Marking(usize);
+
+    impl Edit for Marking {
+        fn has_room(&mut self, bytes: usize) -> bool {
+            self.0 = self.0.saturating_sub(bytes);
+            self.0 > 0
+        }
+
+        fn edit(&mut self, message: Vec<u8>) -> Vec<u8> {
+            [b"!", &message[..]].concat()
+        }
+
+        fn sent(&mut self) {}
+    }
+
+    /// Written by another hand than ours.
+    fn frame(opcode: OpCode, last: bool, payload: &[u8]) -> Vec<u8> {
+        let mask = Some([7, 0, 255, 3]);
+        let header = FrameHeader { is_final: last, opcode, mask, ..FrameHeader::default() };
+        let mut bytes = Vec::new();
+        Frame::from_payload(header, payload.to_vec().into()).format(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn pass(bytes: &[u8], pieces: usize, room: usize) -> (Vec<u8>, bool) {
+        let (mut frames, mut editor) = (Frames::default(), Editor::new(Box::new(Marking(room))));
+        let mut out = Vec::new();
+        for piece in bytes.chunks(pieces) {
+            frames.pass(piece, |seen| editor.take(seen, &mut out));
+        }
+        (out, editor.is_full())
+    }
+
+    #[test]
+    fn the_pieces_of_a_message_become_one_frame_and_a_ping_among_them_passes_first() {
+        let text = OpCode::Data(Data::Text);
+        let mut bytes = frame(text, false, b"hel");
+        bytes.extend(frame(OpCode::Control(Control::Ping), true, b"ping"));
+        bytes.extend(frame(OpCode::Data(Data::Continue), true, b"lo"));
+        bytes.extend(frame(text, true, b""));
+        bytes.extend(frame(OpCode::Control(Control::Close), true, b"\x03\xe8"));
+        let mut expected = frame(OpCode::Control(Control::Ping), true, b"ping");
+        expected.extend(frame(text, true, b"!hello"));
+        expected.extend(frame(text, true, b"!"));
+        expected.extend(frame(OpCode::Control(Control::Close), true, b"\x03\xe8"));
+        for pieces in [1, 2, 5, 1000] {
+            assert_eq!(pass(&bytes, pieces, 1000), (expected.clone(), false), "{pieces}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_outgrows_its_room_does_not_pass() {
+        let bytes = frame(OpCode::Data(Data::Text), true, &[b'a'; 100]);
+        assert_eq!(pass(&bytes, 30, 50), (Vec::new(), true));
+    }
+
+    proptest! {
+        #[test]
+        fn messages_of_any_length_keep_what_they_say(
+            length in prop_oneof![0_usize..4, 120..130_usize, 65_530..65_540_usize],
+            pieces in 1_usize..70_000,
+        ) {
+            let payload: Vec<u8> = (0..=250_u8).cycle().take(length).collect();
+            let binary = OpCode::Data(Data::Binary);
+            let expected = frame(binary, true, &[b"!", &payload[..]].concat());
+            prop_assert_eq!(pass(&frame(binary, true, &payload), pieces, 1 << 20), (expected, false));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, pieces in 1_usize..40) {
+            pass(&bytes, pieces, 100);
+        }
+    }
+}
