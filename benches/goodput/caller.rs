@@ -1,15 +1,19 @@
-//! What the official SDKs do with an error: two retries, `retry-after-ms` first, at most 60 s obeyed.
+//! What the official SDKs do with an error: by default two retries, `retry-after-ms` first, at most 60 s obeyed.
 
 use crate::units::Seconds;
 
-const RETRIES: u32 = 2;
 const LONGEST_TOLD: Seconds = 60.0;
 const LONGEST_BACK_OFF: Seconds = 8.0;
 
-/// When to call again; `None`: the request is lost. `luck` is U(0,1).
-pub(crate) fn again_in(status: u16, wait: Option<Seconds>, retries: u32, luck: f64) -> Option<Seconds> {
+/// When to call again, after `retries` of at most `most`; `None`: the request is lost. `luck` is U(0,1).
+pub(crate) fn again_in(
+    status: u16,
+    wait: Option<Seconds>,
+    (retries, most): (u32, u32),
+    luck: f64,
+) -> Option<Seconds> {
     let retried = matches!(status, 408 | 409 | 429 | 500..);
-    if !retried || retries >= RETRIES {
+    if !retried || retries >= most {
         return None;
     }
     let back_off = || {

@@ -28,8 +28,10 @@ impl Row {
         mean(&self.runs.iter().map(figure).collect::<Vec<_>>()).0
     }
 
-    fn interval(&self, figure: Figure) -> f64 {
-        mean(&self.runs.iter().map(figure).collect::<Vec<_>>()).1
+    /// Mean and half of its 95 % interval.
+    fn told(&self, figure: Figure, digits: usize) -> String {
+        let (mean, half) = mean(&self.runs.iter().map(figure).collect::<Vec<_>>());
+        format!("{mean:.digits$} ±{half:.digits$}")
     }
 
     /// This row less the other on the same seeds, and half of the 95 % interval.
@@ -38,26 +40,25 @@ impl Row {
         mean(&pairs.map(|(own, other)| figure(own) - figure(other)).collect::<Vec<_>>())
     }
 
-    /// The table's line; `samples` is what the difference is taken to.
-    pub(crate) fn line(&self, samples: Option<&Self>) -> String {
-        let difference = samples.filter(|samples| samples.policy != self.policy).map_or_else(
-            || " ".repeat(13),
-            |samples| {
-                let (mean, half) = self.less(samples, |run| run.failing_percent);
-                format!("{mean:+6.2} ±{half:5.2}")
-            },
-        );
+    /// The table's line; `others` are what the differences in failing callers are taken to.
+    pub(crate) fn line(&self, others: [Option<&Self>; 2]) -> String {
+        let [samples, oracle] = others.map(|other| {
+            let other = other.filter(|other| other.policy != self.policy);
+            other.map_or_else(String::new, |other| {
+                let (mean, half) = self.less(other, |run| run.failing_percent);
+                format!("{mean:+.2} ±{half:.2}")
+            })
+        });
         format!(
-            "{:20} {:15} {:6.2} ±{:5.2} {difference} {:6.1} {:7.1} {:7.0} {:6.1} {:6.1} {:6.1} {:5.2} {:5.2} {:6.1} {:5.1}",
+            "{:20} {:15} {:>12} {samples:>12} {oracle:>12} {:>10} {:>12} {:>14} {:>10} {:5.1} {:6.1} {:6.2} {:6.2} {:6.1} {:6.1}",
             self.label,
             self.policy,
-            self.mean(|run| run.failing_percent),
-            self.interval(|run| run.failing_percent),
-            self.mean(|run| run.goodput_percent),
-            self.mean(|run| run.upstream_429_per_1000),
-            self.mean(|run| run.added_p99_ms),
+            self.told(|run| run.failing_percent, 2),
+            self.told(|run| run.goodput_percent, 1),
+            self.told(|run| run.upstream_429_per_1000, 1),
+            self.told(|run| run.added_p99_ms, 0),
+            self.told(|run| run.cached_percent, 1),
             self.mean(|run| run.wait_p99_s),
-            self.mean(|run| run.cached_percent),
             self.mean(|run| run.first_refused_percent),
             self.mean(|run| run.ttft_p50_s),
             self.mean(|run| run.ttft_p99_s),
@@ -86,9 +87,27 @@ impl Row {
     }
 }
 
-/// The tables' head.
-pub(crate) const HEAD: &str = "row                  policy          fail %   ±95%  less samples  good %  429/1k \
-                               p99+ ms wait99 cached first% ttft50 ttft99 err/1k spill%";
+/// The tables' head; the figures after ± are half of a 95 % interval over the seeds.
+pub(crate) fn head() -> String {
+    format!(
+        "{:20} {:15} {:>12} {:>12} {:>12} {:>10} {:>12} {:>14} {:>10} {:>5} {:>6} {:>6} {:>6} {:>6} {:>6}",
+        "row",
+        "policy",
+        "fail %",
+        "less samples",
+        "less oracle",
+        "goodput %",
+        "429/1k",
+        "p99 added ms",
+        "cached %",
+        "wait",
+        "first%",
+        "ttft50",
+        "ttft99",
+        "err/1k",
+        "spill%",
+    )
+}
 
 /// Mean and half of its 95 % interval.
 fn mean(values: &[f64]) -> (f64, f64) {

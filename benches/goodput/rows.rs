@@ -126,6 +126,7 @@ fn headers() -> impl Iterator<Item = (String, Scenario)> {
         Headers::MinusOne,
         Headers::OnlyReset,
         Headers::NoTiming,
+        Headers::NoLimit,
     ];
     headers.into_iter().map(|headers| (format!("{headers:?}"), Scenario { headers, ..eight() }))
 }
@@ -141,9 +142,15 @@ fn odd() -> Vec<(String, Scenario)> {
     all.extend(rows(
         &BUSY,
         [
+            ("0.3 requests per 1k".to_owned(), Scenario { requests: 0.3, ..eight() }),
+            ("quota x0.33".to_owned(), Scenario { fault: Some(Fault::Quota(0.33)), ..eight() }),
+            ("quota x2".to_owned(), Scenario { fault: Some(Fault::Quota(2.0)), ..eight() }),
+            ("SDK without retries".to_owned(), Scenario { retries: 0, ..eight() }),
+            ("SDK with 5 retries".to_owned(), Scenario { retries: 5, ..eight() }),
             odd("poison 1 %", Pool::Unequal(8), Oddities { poison: 0.01, ..none }),
             odd("estimate x0.3", Pool::Unequal(8), Oddities { estimate: 0.3, ..none }),
             odd("estimate x4", Pool::Unequal(8), Oddities { estimate: 4.0, ..none }),
+            odd("600k each 2 min", Pool::Unequal(8), Oddities { huge: true, ..none }),
         ],
     ));
     all

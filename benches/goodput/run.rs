@@ -48,6 +48,7 @@ struct Run<'a, P: Policy> {
     number: u64,
     rng: Rng,
     figures: Figures,
+    retries: u32,
 }
 
 /// The same seed and scenario give the same figures, to the last digit.
@@ -66,6 +67,7 @@ pub(crate) fn run<P: Policy>(scenario: &Scenario, seed: u64) -> Figures {
         number: 0,
         rng: Rng::with_seed(seed ^ 0x6361_6c6c_6572),
         figures,
+        retries: scenario.retries,
     };
     run.start();
     while let Some(Reverse((now, _, event))) = run.events.pop() {
@@ -221,7 +223,7 @@ impl<P: Policy> Run<'_, P> {
         if measured && flight.retries == 0 {
             self.figures.refused_first += 1;
         }
-        match caller::again_in(status, wait, flight.retries, self.rng.f64()) {
+        match caller::again_in(status, wait, (flight.retries, self.retries), self.rng.f64()) {
             Some(pause) => {
                 flight.retries += 1;
                 self.at(now + pause, Event::Call(place));
