@@ -143,6 +143,10 @@ fn odd() -> Vec<(String, Scenario)> {
         &BUSY,
         [
             ("0.3 requests per 1k".to_owned(), Scenario { requests: 0.3, ..eight() }),
+            (
+                "30 % 500s".to_owned(),
+                Scenario { fault: Some(Fault::Errors { seconds: 360.0, share: 0.3 }), ..eight() },
+            ),
             ("quota x0.33".to_owned(), Scenario { fault: Some(Fault::Quota(0.33)), ..eight() }),
             ("quota x2".to_owned(), Scenario { fault: Some(Fault::Quota(2.0)), ..eight() }),
             ("SDK without retries".to_owned(), Scenario { retries: 0, ..eight() }),

@@ -182,7 +182,7 @@ impl Backend {
         };
         let factor = self.speed * slow;
         let luck = 0.7 + 0.6 * request.luck;
-        let ttft = factor * luck * (0.15 + (request.prompt - cached) as f64 / 12_000.0);
+        let ttft = factor * luck * (0.15 + (request.prompt - cached) as f64 / 6_500.0);
         (ttft, factor / (30.0 + 50.0 * request.luck))
     }
 

@@ -6,9 +6,9 @@
 //! | `anchor` | hash | of the backend's name | settings |
 //!
 //! ```text
-//! score      quota · weight / −ln(hash(conversation, anchor) in (0, 1)); the highest serves
+//! score      quota · weight · health / −ln(hash(conversation, anchor) in (0, 1)); the highest serves
 //! eligible   remaining / limit ≥ 0.5 · time to restart / 60 s   on pace: the rest of the minute is not eaten up
-//!            failing ≤ 0.3, seconds ≤ 4 · fastest
+//!            seconds ≤ 4 · fastest
 //! ```
 //!
 //! Rendezvous hashing: a backend that goes or comes moves only its own share, and replicas agree without talking.
@@ -19,10 +19,7 @@
 /// A lane is on pace while it has at least this share of what would see it through the minute evenly.
 const PACE: f64 = 0.5;
 
-/// Beyond this share of failures the cache is not worth it.
-const FAILING: f64 = 0.3;
-
-/// Beyond so many times the fastest lane's time to the first event neither.
+/// Beyond so many times the fastest lane's time to the first event the cache is not worth it.
 const SLOWER: f64 = 4.0;
 
 /// Of a name, the same in every process and version.
@@ -43,9 +40,9 @@ pub(super) fn on_pace(remaining: f64, limit: f64, seconds_left: f64) -> bool {
     remaining >= PACE * limit * seconds_left / 60.0
 }
 
-/// Whether it is well and fast enough to.
-pub(super) fn is_good(failing: f64, seconds: f64, fastest: f64) -> bool {
-    failing <= FAILING && seconds <= SLOWER * fastest
+/// Whether it is fast enough to.
+pub(super) fn is_fast(seconds: f64, fastest: f64) -> bool {
+    seconds <= SLOWER * fastest
 }
 
 /// Every bit of the result depends on every bit given (the finalizer of splitmix64).

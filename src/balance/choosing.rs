@@ -92,9 +92,9 @@ impl Able {
     pub(super) fn score(&self, conversation: u64, all: Together) -> Option<f64> {
         let limit = self.limit(all.limit);
         let on_pace = self.remaining.is_none_or(|remaining| affinity::on_pace(remaining, limit, self.left()));
-        let good = affinity::is_good(self.failing, self.seconds, all.fastest);
-        (on_pace && good && !self.silent)
-            .then(|| affinity::score(conversation, self.anchor, limit * self.weight))
+        let fast = affinity::is_fast(self.seconds, all.fastest);
+        let share = limit * self.weight * failing::factor(self.failing);
+        (on_pace && fast && !self.silent).then(|| affinity::score(conversation, self.anchor, share))
     }
 }
 

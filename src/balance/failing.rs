@@ -9,7 +9,7 @@
 //! untold     share halves every 15 s
 //! answer     share = 0.8 · share
 //! failure    share = 0.8 · share + 0.2
-//! factor     (1 − share)⁴
+//! factor     (1 − share)⁸, in the draw and in a conversation's choice of its home
 //! ```
 //!
 //! Below three failures in a row no lane rests; this makes one that fails now and then the less used.
@@ -56,7 +56,7 @@ impl Failing {
 
 /// How much less a lane is used for failing so often.
 pub(super) fn factor(share: f64) -> f64 {
-    (1.0 - share).powi(4)
+    (1.0 - share).powi(8)
 }
 
 #[cfg(test)]
