@@ -1,5 +1,7 @@
 //! Rows over seeds: means, 95 % confidence intervals, paired differences; as tables and as JSON.
 
+use std::thread;
+
 use serde_json::json;
 
 use crate::figures::Summary;
@@ -20,7 +22,18 @@ pub(crate) struct Row {
 impl Row {
     /// Seeds 1 to `seeds`.
     pub(crate) fn measure(policy: &'static str, label: &str, scenario: &Scenario, seeds: u64) -> Self {
-        let runs = (1..=seeds).filter_map(|seed| rows::once(policy, scenario, seed)).collect();
+        let threads = thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+        let every = |first| {
+            let seeds = (first..=seeds).step_by(usize::try_from(threads).unwrap_or(1));
+            seeds.filter_map(|seed| Some((seed, rows::once(policy, scenario, seed)?))).collect::<Vec<_>>()
+        };
+        let mut runs: Vec<(u64, Summary)> = thread::scope(|scope| {
+            let spawned: Vec<_> =
+                (1..=threads).map(|first| scope.spawn(move || every(first))).collect();
+            spawned.into_iter().flat_map(|thread| thread.join().expect("a run does not panic")).collect()
+        });
+        runs.sort_by_key(|(seed, _)| *seed);
+        let runs = runs.into_iter().map(|(_, summary)| summary).collect();
         Self { policy, label: label.to_owned(), scenario: *scenario, runs }
     }
 
