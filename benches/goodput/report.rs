@@ -28,8 +28,7 @@ impl Row {
             seeds.filter_map(|seed| Some((seed, rows::once(policy, scenario, seed)?))).collect::<Vec<_>>()
         };
         let mut runs: Vec<(u64, Summary)> = thread::scope(|scope| {
-            let spawned: Vec<_> =
-                (1..=threads).map(|first| scope.spawn(move || every(first))).collect();
+            let spawned: Vec<_> = (1..=threads).map(|first| scope.spawn(move || every(first))).collect();
             spawned.into_iter().flat_map(|thread| thread.join().expect("a run does not panic")).collect()
         });
         runs.sort_by_key(|(seed, _)| *seed);
