@@ -42,9 +42,11 @@
 //! | 429s that tell it | 8 replicas 110 %: f 5.1 → 3.8; a little better without where quotas slide | `a_429_of_tokens_tells…` |
 //! | stepping | 3x30k 110 %: f 12.6 → 10.3, w 134 → 25 | `two_rises_within_a_minute…` |
 //! | trickling | sliding 90/110 %: f 5.3/16.0 → 2.6/9.6 | the same |
+//! | `highest` | no limit 90 %: w 22 → 4 | `where_no_header_tells_the_limit…` |
 //! | older readings ignored | sliding 110 %: f 14.4 → 9.6; N=8 110 %: w 15 → 10 | `an_older_reading…` |
 //!
-//! No row shows what a 429 does to `base`, a refund, or the charge that counts nothing: they keep what operators see true.
+//! No row shows what a 429 or a changed limit does to `base`, a refund, or the charge that counts nothing: they keep what
+//! operators see true.
 
 use std::time::{Duration, Instant};
 
