@@ -1,4 +1,4 @@
-//! What the official SDKs do with an error: two retries by default, `retry-after-ms` first, at most 60 s obeyed.
+//! What the official SDKs do with an error: by default two retries, `retry-after-ms` first, at most 60 s obeyed.
 
 use crate::units::Seconds;
 
@@ -7,7 +7,7 @@ pub(crate) const RETRIES: u32 = 2;
 const LONGEST_TOLD: Seconds = 60.0;
 const LONGEST_BACK_OFF: Seconds = 8.0;
 
-/// When to call again after so many retries of at most so many; `None`: the request is lost. `luck` is U(0,1).
+/// When to call again, after `retries` of at most `most`; `None`: the request is lost. `luck` is U(0,1).
 pub(crate) fn again_in(
     status: u16,
     wait: Option<Seconds>,

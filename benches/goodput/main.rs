@@ -162,15 +162,15 @@ fn show(options: &Options, mut put: impl FnMut(String)) {
             continue;
         }
         if !options.json {
-            put(format!("\n## {} ({})\n{}", table.title, table.name, report::HEAD));
+            put(format!("\n## {} ({})\n{}", table.title, table.name, report::head()));
         }
         for (label, scenario) in &table.rows {
             let seeds = options.seeds.unwrap_or_else(|| seeds(scenario));
             let wanted = table.policies.iter().filter(|policy| listed(options.policies.as_deref(), policy));
             let rows: Vec<Row> = wanted.map(|policy| Row::measure(policy, label, scenario, seeds)).collect();
-            let samples = rows.iter().find(|row| row.policy == "samples");
+            let others = ["samples", "oracle"].map(|policy| rows.iter().find(|row| row.policy == policy));
             for row in &rows {
-                put(if options.json { row.json() } else { row.line(samples) });
+                put(if options.json { row.json() } else { row.line(others) });
             }
         }
     }

@@ -55,15 +55,14 @@ pub(crate) struct Full {
 }
 
 impl Meter {
-    /// `phase` in 0..1.
-    pub(crate) fn new(window: Window, limit: f64, phase: f64, width: Seconds) -> Self {
+    /// `phase` in 0..1; `rate` requests a minute for each 1,000 tokens a minute, counted by `width`.
+    pub(crate) fn new(window: Window, limit: f64, phase: f64, (rate, width): (f64, Seconds)) -> Self {
         let start = match window {
             Window::Fixed => -phase * MINUTE,
             Window::Aligned | Window::Sliding | Window::Bucket | Window::Provisioned => 0.0,
             Window::Anchored => -MINUTE,
         };
-        // 6 requests a minute per 1,000 tokens a minute.
-        let most = (limit * 0.006 / 60.0 * width).max(1.0).floor();
+        let most = (limit * rate / 1_000.0 / 60.0 * width).max(1.0).floor();
         let requests = RequestWindow { width, most, start: -phase * width, count: 0.0 };
         Self { window, limit, start, used: 0.0, entries: VecDeque::new(), requests }
     }

@@ -1,5 +1,7 @@
 //! Rows over seeds: means, 95 % confidence intervals, paired differences; as tables and as JSON.
 
+use std::thread;
+
 use serde_json::json;
 
 use crate::figures::Summary;
@@ -20,7 +22,17 @@ pub(crate) struct Row {
 impl Row {
     /// Seeds 1 to `seeds`.
     pub(crate) fn measure(policy: &'static str, label: &str, scenario: &Scenario, seeds: u64) -> Self {
-        let runs = (1..=seeds).filter_map(|seed| rows::once(policy, scenario, seed)).collect();
+        let threads = thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+        let every = |first| {
+            let seeds = (first..=seeds).step_by(usize::try_from(threads).unwrap_or(1));
+            seeds.filter_map(|seed| Some((seed, rows::once(policy, scenario, seed)?))).collect::<Vec<_>>()
+        };
+        let mut runs: Vec<(u64, Summary)> = thread::scope(|scope| {
+            let spawned: Vec<_> = (1..=threads).map(|first| scope.spawn(move || every(first))).collect();
+            spawned.into_iter().flat_map(|thread| thread.join().expect("a run does not panic")).collect()
+        });
+        runs.sort_by_key(|(seed, _)| *seed);
+        let runs = runs.into_iter().map(|(_, summary)| summary).collect();
         Self { policy, label: label.to_owned(), scenario: *scenario, runs }
     }
 
@@ -28,8 +40,10 @@ impl Row {
         mean(&self.runs.iter().map(figure).collect::<Vec<_>>()).0
     }
 
-    fn interval(&self, figure: Figure) -> f64 {
-        mean(&self.runs.iter().map(figure).collect::<Vec<_>>()).1
+    /// Mean and half of its 95 % interval.
+    fn told(&self, figure: Figure, digits: usize) -> String {
+        let (mean, half) = mean(&self.runs.iter().map(figure).collect::<Vec<_>>());
+        format!("{mean:.digits$} ±{half:.digits$}")
     }
 
     /// This row less the other on the same seeds, and half of the 95 % interval.
@@ -38,26 +52,25 @@ impl Row {
         mean(&pairs.map(|(own, other)| figure(own) - figure(other)).collect::<Vec<_>>())
     }
 
-    /// The table's line; `samples` is what the difference is taken to.
-    pub(crate) fn line(&self, samples: Option<&Self>) -> String {
-        let difference = samples.filter(|samples| samples.policy != self.policy).map_or_else(
-            || " ".repeat(13),
-            |samples| {
-                let (mean, half) = self.less(samples, |run| run.failing_percent);
-                format!("{mean:+6.2} ±{half:5.2}")
-            },
-        );
+    /// The table's line; `others` are what the differences in failing callers are taken to.
+    pub(crate) fn line(&self, others: [Option<&Self>; 2]) -> String {
+        let [samples, oracle] = others.map(|other| {
+            let other = other.filter(|other| other.policy != self.policy);
+            other.map_or_else(String::new, |other| {
+                let (mean, half) = self.less(other, |run| run.failing_percent);
+                format!("{mean:+.2} ±{half:.2}")
+            })
+        });
         format!(
-            "{:20} {:15} {:6.2} ±{:5.2} {difference} {:6.1} {:7.1} {:7.0} {:6.1} {:6.1} {:6.1} {:5.2} {:5.2} {:6.1} {:5.1}",
+            "{:20} {:15} {:>12} {samples:>12} {oracle:>12} {:>10} {:>12} {:>14} {:>10} {:5.1} {:6.1} {:6.2} {:6.2} {:6.1} {:6.1}",
             self.label,
             self.policy,
-            self.mean(|run| run.failing_percent),
-            self.interval(|run| run.failing_percent),
-            self.mean(|run| run.goodput_percent),
-            self.mean(|run| run.upstream_429_per_1000),
-            self.mean(|run| run.added_p99_ms),
+            self.told(|run| run.failing_percent, 2),
+            self.told(|run| run.goodput_percent, 1),
+            self.told(|run| run.upstream_429_per_1000, 1),
+            self.told(|run| run.added_p99_ms, 0),
+            self.told(|run| run.cached_percent, 1),
             self.mean(|run| run.wait_p99_s),
-            self.mean(|run| run.cached_percent),
             self.mean(|run| run.first_refused_percent),
             self.mean(|run| run.ttft_p50_s),
             self.mean(|run| run.ttft_p99_s),
@@ -89,9 +102,27 @@ impl Row {
     }
 }
 
-/// The tables' head.
-pub(crate) const HEAD: &str = "row                  policy          fail %   ±95%  less samples  good %  429/1k \
-                               p99+ ms wait99 cached first% ttft50 ttft99 err/1k spill%";
+/// The tables' head; the figures after ± are half of a 95 % interval over the seeds.
+pub(crate) fn head() -> String {
+    format!(
+        "{:20} {:15} {:>12} {:>12} {:>12} {:>10} {:>12} {:>14} {:>10} {:>5} {:>6} {:>6} {:>6} {:>6} {:>6}",
+        "row",
+        "policy",
+        "fail %",
+        "less samples",
+        "less oracle",
+        "goodput %",
+        "429/1k",
+        "p99 added ms",
+        "cached %",
+        "wait",
+        "first%",
+        "ttft50",
+        "ttft99",
+        "err/1k",
+        "spill%",
+    )
+}
 
 /// Mean and half of its 95 % interval.
 fn mean(values: &[f64]) -> (f64, f64) {

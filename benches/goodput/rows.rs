@@ -119,6 +119,7 @@ pub(crate) fn tables() -> Vec<Table> {
             &["sidestep", "hold-250ms", "hold-2s", "hold-10s"],
             hold(),
         ),
+        table("mechanisms", "one row for what each mechanism is for", &["sidestep"], mechanisms()),
         table("faults", "the largest of 8 is ill, at 50 %", &FEW, rows(&[0.5], faults())),
     ]
 }
@@ -148,6 +149,7 @@ fn headers() -> impl Iterator<Item = (String, Scenario)> {
         Headers::MinusOne,
         Headers::OnlyReset,
         Headers::NoTiming,
+        Headers::NoLimit,
     ];
     headers.into_iter().map(|headers| (format!("{headers:?}"), Scenario { headers, ..eight() }))
 }
@@ -163,12 +165,55 @@ fn odd() -> Vec<(String, Scenario)> {
     all.extend(rows(
         &BUSY,
         [
+            ("0.3 requests per 1k".to_owned(), Scenario { requests: 0.3, ..eight() }),
+            (
+                "30 % 500s".to_owned(),
+                Scenario { fault: Some(Fault::Errors { seconds: 360.0, share: 0.3 }), ..eight() },
+            ),
+            ("quota x0.33".to_owned(), Scenario { fault: Some(Fault::Quota(0.33)), ..eight() }),
+            ("quota x2".to_owned(), Scenario { fault: Some(Fault::Quota(2.0)), ..eight() }),
+            ("SDK without retries".to_owned(), Scenario { retries: 0, ..eight() }),
+            ("SDK with 5 retries".to_owned(), Scenario { retries: 5, ..eight() }),
             odd("poison 1 %", Pool::Unequal(8), Oddities { poison: 0.01, ..none }),
             odd("estimate x0.3", Pool::Unequal(8), Oddities { estimate: 0.3, ..none }),
             odd("estimate x4", Pool::Unequal(8), Oddities { estimate: 4.0, ..none }),
+            odd("600k each 2 min", Pool::Unequal(8), Oddities { huge: true, ..none }),
         ],
     ));
     all
+}
+
+/// Short enough to be run without each mechanism in turn: the heads in `src/balance` tell what came of it.
+fn mechanisms() -> Vec<(String, Scenario)> {
+    let article = |load| Scenario { load, ..base(Pool::Article) };
+    let at = |load| Scenario { load, ..eight() };
+    let fault = |fault| Scenario { fault: Some(fault), ..at(0.5) };
+    let odd = |oddities| Scenario { oddities, ..at(0.9) };
+    let none = Oddities::NONE;
+    let rows = [
+        ("N=8 50 %", at(0.5)),
+        ("N=8 90 %", at(0.9)),
+        ("N=8 110 %", at(1.1)),
+        ("3x30k 90 %", article(0.9)),
+        ("3x30k 110 %", article(1.1)),
+        ("8 replicas 110 %", Scenario { replicas: 8, ..at(1.1) }),
+        ("sliding 90 %", Scenario { window: Window::Sliding, ..at(0.9) }),
+        ("sliding 110 %", Scenario { window: Window::Sliding, ..at(1.1) }),
+        ("no headers 110 %", Scenario { headers: Headers::None, ..at(1.1) }),
+        ("no timing 90 %", Scenario { headers: Headers::NoTiming, ..at(0.9) }),
+        ("no limit 90 %", Scenario { headers: Headers::NoLimit, ..at(0.9) }),
+        ("0.3 per 1k 90 %", Scenario { requests: 0.3, ..at(0.9) }),
+        ("quota x0.33 90 %", Scenario { fault: Some(Fault::Quota(0.33)), ..at(0.9) }),
+        ("quota x2 110 %", Scenario { fault: Some(Fault::Quota(2.0)), ..at(1.1) }),
+        ("images 3x30k 90 %", Scenario { oddities: Oddities { images: 0.05, ..none }, ..article(0.9) }),
+        ("poison 1 % 90 %", odd(Oddities { poison: 0.01, ..none })),
+        ("600k 90 %", odd(Oddities { huge: true, ..none })),
+        ("500s 50 %", fault(Fault::Errors { seconds: 180.0, share: 1.0 })),
+        ("30 % 500s 50 %", fault(Fault::Errors { seconds: 360.0, share: 0.3 })),
+        ("hangs 50 %", fault(Fault::Hangs { seconds: 180.0, share: 1.0 })),
+        ("8x slow 50 %", fault(Fault::Slow)),
+    ];
+    rows.map(|(label, scenario)| (label.to_owned(), scenario)).into()
 }
 
 fn faults() -> impl Iterator<Item = (String, Scenario)> {

@@ -23,6 +23,8 @@ pub(crate) enum Headers {
     OnlyReset,
     /// Limit and remaining; nothing in the 429.
     NoTiming,
+    /// Remaining, and not of how much.
+    NoLimit,
 }
 
 /// What goes wrong at the largest backend.
@@ -34,6 +36,8 @@ pub(crate) enum Fault {
     Hangs { seconds: Seconds, share: f64 },
     /// Eight times slower, always.
     Slow,
+    /// Its quota, and that of the next largest, is multiplied by this, and stays so.
+    Quota(f64),
 }
 
 /// Which backends there are.
@@ -107,7 +111,9 @@ pub(crate) struct Scenario {
     pub(crate) headers: Headers,
     pub(crate) oddities: Oddities,
     pub(crate) fault: Option<Fault>,
-    /// Of the callers' SDK.
+    /// Requests a minute for each 1,000 tokens a minute.
+    pub(crate) requests: f64,
+    /// How often the SDK tries again.
     pub(crate) retries: u32,
 }
 
@@ -121,6 +127,7 @@ impl Scenario {
             headers: Headers::Full,
             oddities: Oddities::NONE,
             fault: None,
+            requests: 6.0,
             retries: caller::RETRIES,
         }
     }

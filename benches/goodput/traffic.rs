@@ -19,13 +19,17 @@ const TURNS: f64 = 4.0;
 /// Between a conversation's turns, on average.
 const THINKING: Seconds = 10.0;
 /// What a request is charged, about.
-const ABOUT: f64 = 4_000.0;
+const ABOUT: f64 = 4_250.0;
 /// Drawn until here, before stretching.
-const HORIZON: Seconds = 1.4 * (WARM_UP + MEASURED);
+const HORIZON: Seconds = 1.6 * (WARM_UP + MEASURED);
 const LONGEST_PROMPT: f64 = 20_000.0;
+/// Each stretch moves requests into the measured time, or out of it.
+const STRETCHES: usize = 8;
 /// A burst's length and rate, and a lull's: "90 %" contains bursts of 175 %.
 const BURST: (Seconds, f64) = (15.0, 1.94);
 const LULL: (Seconds, f64) = (30.0, 0.53);
+/// Tokens of a request that fits nowhere, and how often one comes.
+const HUGE: (u64, Seconds) = (600_000, 120.0);
 /// Of requests over-estimated because of an inline image.
 const IMAGE_FACTOR: u64 = 60;
 
@@ -38,10 +42,12 @@ pub(crate) struct Oddities {
     pub(crate) poison: f64,
     /// Factor on all our estimates.
     pub(crate) estimate: f64,
+    /// Every two minutes one request that no deployment can ever serve.
+    pub(crate) huge: bool,
 }
 
 impl Oddities {
-    pub(crate) const NONE: Self = Self { images: 0.0, poison: 0.0, estimate: 1.0 };
+    pub(crate) const NONE: Self = Self { images: 0.0, poison: 0.0, estimate: 1.0, huge: false };
 }
 
 /// One request of one caller.
@@ -153,10 +159,10 @@ impl Traffic {
     }
 }
 
-/// When conversations begin: rare in lulls, many in bursts. `rate` a second on average.
-fn beginnings(rng: &mut Rng, rate: f64) -> Vec<Seconds> {
+/// When requests come: rare in lulls, many in bursts. `rate` a second on average.
+fn arrivals(rng: &mut Rng, rate: f64) -> Vec<Seconds> {
     let mean = (BURST.0 * BURST.1 + LULL.0 * LULL.1) / (BURST.0 + LULL.0);
-    let mut beginnings = Vec::new();
+    let mut arrivals = Vec::new();
     let (mut at, mut burst) = (0.0, false);
     while at < HORIZON {
         let (length, factor) = if burst { BURST } else { LULL };
@@ -168,41 +174,38 @@ fn beginnings(rng: &mut Rng, rate: f64) -> Vec<Seconds> {
             if next >= until {
                 break;
             }
-            beginnings.push(next);
+            arrivals.push(next);
         }
         (at, burst) = (until, !burst);
     }
-    beginnings
+    arrivals
 }
 
 /// The requests of one run, in order; `tokens` a minute are offered in the measured time.
 pub(crate) fn trace(seed: u64, tokens: f64, oddities: Oddities) -> Vec<Request> {
     let mut traffic = Traffic::new(seed, oddities);
-    let beginnings = beginnings(&mut traffic.rng, tokens / 60.0 / ABOUT / TURNS);
-    let mut requests = Vec::with_capacity(beginnings.len() * 5);
-    let mut beginnings = beginnings.into_iter().peekable();
-    loop {
-        let due = traffic.waiting.peek().map(|Reverse((due, _))| due.0);
-        let (at, index) = match (due, beginnings.peek()) {
-            (Some(due), begin) if begin.is_none_or(|begin| due < *begin) => {
-                let Some(Reverse((_, index))) = traffic.waiting.pop() else { break };
-                (due, index)
-            }
-            (_, Some(_)) => {
-                let Some(at) = beginnings.next() else { break };
-                (at, traffic.begin())
-            }
-            (_, None) => break,
-        };
-        if at >= HORIZON {
-            break;
-        }
+    let arrivals = arrivals(&mut traffic.rng, tokens / 60.0 / ABOUT);
+    let mut requests = Vec::with_capacity(arrivals.len());
+    for at in arrivals {
+        // Bursts are bursts of requests, whoever asks: the conversation that has waited longest, else a new one.
+        let due = traffic.waiting.peek().is_some_and(|Reverse((due, _))| due.0 <= at);
+        let next = if due { traffic.waiting.pop() } else { None };
+        let index = next.map_or_else(|| traffic.begin(), |Reverse((_, index))| index);
         requests.push(traffic.turn(at, index));
     }
-    // Conversations differ much; stretched a little, every seed offers exactly what was asked for.
-    let measured = requests.iter().filter(|request| (WARM_UP..WARM_UP + MEASURED).contains(&request.at));
-    let offered = measured.map(|request| request.charge() as f64).sum::<f64>() / MEASURED * 60.0;
-    requests.iter_mut().for_each(|request| request.at *= offered / tokens);
+    let mut due = 0.0;
+    for request in requests.iter_mut().filter(|_| oddities.huge) {
+        if request.at >= due {
+            (request.prompt, request.estimate) = (HUGE.0, HUGE.0);
+            due = request.at + HUGE.1;
+        }
+    }
+    // Seeds differ much in bursts and conversations; stretched, every one offers what was asked for.
+    for _ in 0..STRETCHES {
+        let measured = requests.iter().filter(|request| (WARM_UP..WARM_UP + MEASURED).contains(&request.at));
+        let offered = measured.map(|request| request.charge() as f64).sum::<f64>() / MEASURED * 60.0;
+        requests.iter_mut().for_each(|request| request.at *= offered / tokens);
+    }
     requests.retain(|request| request.at < WARM_UP + MEASURED);
     requests
 }

@@ -71,6 +71,7 @@ impl World {
         let mut rng = Rng::with_seed(seed ^ 0x776f_726c_6400);
         let quotas = scenario.pool.quotas();
         let largest = quotas.iter().copied().fold(0.0, f64::max);
+        let second = quotas.iter().copied().filter(|quota| *quota < largest).fold(0.0, f64::max);
         let mut faulty = false;
         let backends = quotas.iter().enumerate().map(|(index, quota)| {
             let provisioned = scenario.pool.is_provisioned(index);
@@ -83,10 +84,13 @@ impl World {
                 Headers::Half => Headers::None,
                 headers => headers,
             };
-            let hit = !faulty && *quota >= largest;
+            let hit = match scenario.fault {
+                Some(Fault::Quota(_)) => *quota >= second,
+                _ => !faulty && *quota >= largest,
+            };
             faulty |= hit;
             Backend {
-                meter: Meter::new(window, *quota, rng.f64(), width),
+                meter: Meter::new(window, *quota, rng.f64(), (scenario.requests, width)),
                 priority: scenario.pool.priority(index),
                 provisioned,
                 hidden: scenario.pool.hidden(index),
@@ -130,6 +134,9 @@ impl Backend {
 
     /// What one call brings.
     pub(crate) fn call(&mut self, now: Seconds, request: &Request) -> Reply {
+        if let Some(Fault::Quota(factor)) = self.fault.take_if(|fault| changes(fault, now)) {
+            self.meter.limit *= factor;
+        }
         if let Some(reply) = self.faulty(now, request) {
             return reply;
         }
@@ -180,7 +187,7 @@ impl Backend {
         };
         let factor = self.speed * slow;
         let luck = 0.7 + 0.6 * request.luck;
-        let ttft = factor * luck * (0.15 + (request.prompt - cached) as f64 / 12_000.0);
+        let ttft = factor * luck * (0.15 + (request.prompt - cached) as f64 / 6_500.0);
         (ttft, factor / (30.0 + 50.0 * request.luck))
     }
 
@@ -222,6 +229,11 @@ impl Backend {
     }
 }
 
+/// Once, when the time has come.
+fn changes(fault: &Fault, now: Seconds) -> bool {
+    matches!(fault, Fault::Quota(_)) && now >= FAULT_FROM
+}
+
 static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 static RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
 static LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
@@ -245,6 +257,7 @@ impl Reply {
                 put(&LIMIT, self.limit);
                 put(&REMAINING, whole(self.remaining));
             }
+            Headers::NoLimit => put(&REMAINING, whole(self.remaining)),
             Headers::None | Headers::OnlyReset => {}
             Headers::MinusOne => {
                 headers.insert(REMAINING.clone(), HeaderValue::from_static("-1"));
@@ -257,7 +270,7 @@ impl Reply {
             Headers::OnlyReset => {
                 put(if by_requests { &RESET_REQUESTS } else { &RESET_TOKENS }, whole(wait.ceil()));
             }
-            Headers::Full | Headers::Half | Headers::Stale | Headers::None => {
+            Headers::Full | Headers::Half | Headers::Stale | Headers::None | Headers::NoLimit => {
                 put(&RETRY_AFTER_MS, whole((wait * 1_000.0).ceil()));
                 put(&RETRY_AFTER, whole(wait.ceil()));
             }

@@ -16,9 +16,12 @@
 //!
 //! The floor under `rate` is for pools that were idle: without it the second of a burst would be told 50 s.
 //!
-//! Worth (selection.md 3): callers failing at 90/110 % load 1.9/8.7 % (all told the soonest moment) → 0.0/3.7 %.
-//! ρ = 0.5 promises half of what is served to those who return; the other half is for those who come first. ρ = 1 waits
-//! less and fails more where quotas slide.
+//! Worth (`cargo bench --bench goodput -- --rows mechanisms`, without the queue → with it): rows "sliding 90 %", callers
+//! failing 6.1 → 2.6 %, "0.3 per 1k 90 %" 6.2 → 1.7 %, "3x30k 110 %" 429s per 1,000 requests 71 → 25. Test
+//! `callers_sent_away_are_told_their_turn_where_limits_are_known`.
+//! ρ = 0.5 promises half of what is served to those who return; the other half is for those who come first. ρ = 1 fails
+//! less by 0.3 points at 110 % of fixed minutes and more by 2 where quotas slide. `served` and the floor: each alone gives
+//! the same within chance here; the one is for estimates that are too large, the other for bursts after idleness.
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,11 @@
 //! Three failures in a row of requests sent since the last rest begin a rest: as long as the last answer asked for,
 //! else 5 s doubling to 60 s. When it is over, one request goes first. Requests are compared by their number, not by
 //! time: thirty requests in flight when the rest begins will all fail, and say nothing new.
+//!
+//! Worth (`cargo bench --bench goodput -- --rows mechanisms`, without rests → with them): row "500s 50 %", upstream errors
+//! 6.3 → 4.0 per 1,000 requests; "hangs 50 %", p99 lost in failed attempts 5 s → 0; test
+//! `three_failures_in_a_row_rest_the_lane_for_five_seconds`. That only what another lane answered well counts: row "poison
+//! 1 %", cached 67 → 73 %; test `a_request_that_fails_everywhere_is_itself_to_blame_and_rests_nothing`.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! The pool in virtual time: take a start once, then arithmetic.
 
+mod allocations;
 mod choosing;
 mod cooldowns;
 mod estimating;
