@@ -145,6 +145,7 @@ impl Pool {
     pub fn pick(&mut self, now: Instant, ask: &Ask<'_>, attempts: &mut Attempts) -> Result<Pick, Exhausted> {
         let found = self.routes.find(ask.deployment, &mut self.backends, &mut self.lanes);
         let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
+        let (route, charge) = (found.kept(), tokens(ask.charge));
         for way in ways.iter().flatten() {
             end_cooldown(&self.backends, &mut self.lanes, way.lane, now, &mut self.changes);
         }
@@ -163,7 +164,6 @@ impl Pool {
             .or_else(|| choosing::learn(view).inspect(|_| learning = true))
             .or_else(|| choosing::early_probe(view));
         let Some((index, way)) = chosen.and_then(|index| Some((index, ways.get(index)?.as_ref()?))) else {
-            let (charge, route) = (tokens(ask.charge), found.kept());
             if let Some(until) = patience::worth_it(view, charge, self.routes.look_at_flow(route)) {
                 attempts.another_round();
                 return Err(Exhausted::Soon { until });
@@ -172,7 +172,6 @@ impl Pool {
             return Err(self.in_turn(now, exhausted, limits, route, charge));
         };
         let Way { lane: slot, there } = way.clone();
-        let route = found.kept();
         let backend = &mut self.backends[index];
         self.picks += 1;
         self.in_flight += 1;
@@ -186,8 +185,8 @@ impl Pool {
             probe |= lane.health.reason().is_some();
             lane.health.probed_by(self.picks, now);
             stamp = lane.stamp;
-            has_room = !probe && lane.estimator.has_room(now, tokens(ask.charge));
-            sent = Some(lane.estimator.sent(now, tokens(ask.charge)));
+            has_room = !probe && lane.estimator.has_room(now, charge);
+            sent = Some(lane.estimator.sent(now, charge));
             if ask.streamed {
                 lane.speed.sent(now);
             }

@@ -253,11 +253,8 @@ impl Proxy {
         deadline: Instant,
         ledger: &mut Option<Ledger>,
     ) -> Result<Response<ProxyBody>, ProxyError> {
-        let mut attempts = Attempts::default();
-        let mut kept = None;
-        let mut lacking = false;
-        let mut tokenless = false;
-        let mut credential = None;
+        let (mut attempts, mut kept, mut credential) = (Attempts::default(), None, None);
+        let (mut lacking, mut tokenless) = (false, false);
         let mut patience = Patience::new(&self.shared, &front.settings, deadline);
         let deployment = understood.deployment.clone();
         let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
