@@ -339,10 +339,10 @@
       mark(row.quota, "level", part < .1 ? "out" : part < .25 ? "low" : "well");
       row.fill.style.transform = `scaleX(${part.toFixed(4)})`;
       const restart = quota.restart_ms == null ? null : Math.min(60000, quota.restart_ms);
-      row.minute.style.transform = `scaleX(${restart == null ? 0 : (restart / 60000).toFixed(4)})`;
+      row.minute.style.transform = `scaleX(${restart == null || part >= 1 ? 0 : (restart / 60000).toFixed(4)})`;
       put(row.count, short(remaining));
       put(row.of, ` of ${short(limit)} tokens`);
-      put(row.restart, restart == null || part >= 1 ? "" : `all again in ${span(Math.ceil(restart / 1000) * 1000)}`);
+      put(row.restart, restart == null || part >= 1 ? "" : `all again in ${Math.ceil(restart / 1000)} s`);
     } else {
       mark(row.quota, "level", "unknown");
       row.fill.style.transform = row.minute.style.transform = "scaleX(0)";

@@ -202,7 +202,7 @@ impl AccessRecord<'_> {
         line.begin(now);
         line.text("id", ID, Some(self.id.as_str()));
         line.styled("status", STATUS, Some(status_colour(self.status)), |out| {
-            decimal(out, self.status.into())
+            decimal(out, self.status.into());
         });
         line.text("caller", NAME, self.caller);
         line.text("method", METHOD, Some(self.method));
