@@ -291,9 +291,7 @@ impl Proxy {
                 }
                 Err(exhausted) => {
                     let entry = ledger.as_mut().expect("taken at the commit only");
-                    if bond.binds()
-                        && let Some(error) = self.by_its_owner(&exhausted, deployment.as_deref())
-                    {
+                    if let Some(error) = self.by_its_owner(&bond, &exhausted, deployment.as_deref()) {
                         entry.exhausted = is_for_want_of_room(&exhausted);
                         return Err(error);
                     }
@@ -330,8 +328,14 @@ impl Proxy {
     }
 
     /// The only backend that could have served did not: what is to be said of that, where it makes a difference.
-    fn by_its_owner(&self, exhausted: &Exhausted, deployment: Option<&str>) -> Option<ProxyError> {
+    fn by_its_owner(
+        &self,
+        bond: &Bond,
+        exhausted: &Exhausted,
+        deployment: Option<&str>,
+    ) -> Option<ProxyError> {
         match exhausted {
+            _ if !bond.binds() => None,
             Exhausted::Throttled { wait } => Some(ProxyError::OwnerThrottled { wait: *wait }),
             // Its deployment is served, but not where the objects are.
             Exhausted::Unserved => {
