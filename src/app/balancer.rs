@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::certificate::{ListenerCertificate, sentence};
 use super::explain::explain;
 use super::traces::{LONGEST_END, Sending};
+use super::upstreams::{edge_settings, presented, slots};
 use crate::admin::explain::{ExplainAsk, ExplainDocument};
 use crate::admin::status::{
     BackendStatus, ByCaller, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus,
@@ -370,49 +371,6 @@ impl Drop for Balancer {
         if let Some(thread) = self.thread.take() {
             let _ended = thread.join();
         }
-    }
-}
-
-/// How each backend is called; the sources of tokens get their slots.
-fn presented(settings: &Settings, keeper: &mut Keeper) -> Result<Vec<Presented>, StartError> {
-    let backends = settings.pool.backends.iter().zip(&settings.upstreams);
-    backends
-        .map(|(backend, upstream)| {
-            let presented = upstream.credential.presented(|settings| keeper.slot(settings));
-            presented.map_err(|error| StartError::Credential(Arc::clone(&backend.name), error))
-        })
-        .collect()
-}
-
-fn slots(presented: &[Presented]) -> Vec<Option<Slot>> {
-    let slot = |presented: &Presented| match presented {
-        Presented::Token(slot) => Some(slot.clone()),
-        Presented::Header(..) | Presented::Caller => None,
-    };
-    presented.iter().map(slot).collect()
-}
-
-fn edge_settings(
-    settings: &Settings,
-    callers: Arc<Callers>,
-    presented: Vec<Presented>,
-    tls: Tls,
-    generation: u32,
-) -> EdgeSettings {
-    let backends = settings.pool.backends.iter().zip(&settings.upstreams).zip(presented);
-    let backends = backends
-        .map(|((backend, upstream), presented)| {
-            let (name, deployments) = (Arc::clone(&backend.name), backend.deployments.clone());
-            (name, upstream.origin.clone(), presented, deployments)
-        })
-        .collect();
-    EdgeSettings {
-        generation,
-        callers,
-        proxy: settings.proxy.clone(),
-        backends,
-        tls,
-        connect_timeout: settings.upstream.connect_timeout,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who would serve a request: what an operator asks, put to the pool.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::admin::explain::{ExplainAsk, ExplainDocument};
 use crate::balance::{Ask, Obstacle, Pool, Turn};
@@ -15,6 +15,7 @@ pub(super) fn explain(pool: &Pool, now: Instant, asked: &ExplainAsk) -> Result<E
     };
     let ask = Ask {
         deployment: Some(deployment).filter(|name| !name.is_empty()),
+        second: None,
         family: "inference",
         operation: "chat",
         charge: asked.tokens(),
@@ -23,6 +24,8 @@ pub(super) fn explain(pool: &Pool, now: Instant, asked: &ExplainAsk) -> Result<E
         harmless: true,
         lowest_priority: asked.lowest_priority,
         pin: None,
+        patience: Duration::ZERO,
+        ahead: 0,
     };
     let explanation = pool.explain(now, &ask);
     let unserved = Turn::Not(Obstacle::Unserved);

@@ -341,7 +341,7 @@ impl Proxy {
             Exhausted::Unserved => {
                 deployment.filter(|name| self.shared.pool().serves(name)).map(|_| ProxyError::ObjectsApart)
             }
-            Exhausted::TooLarge | Exhausted::Spent { .. } => None,
+            Exhausted::TooLarge | Exhausted::Soon { .. } | Exhausted::Spent { .. } => None,
         }
     }
 

@@ -472,7 +472,7 @@ mod tests {
         metrics.worker().observe(&mapped);
         mapped.served_by = None;
         metrics.worker().observe(&mapped);
-        let text = metrics.render(PoolGauges::default(), 0);
+        let text = metrics.render(PoolGauges::default(), (0, 0));
         let lanes: Vec<_> =
             text.lines().filter(|line| line.starts_with("sidestep_lane_tokens_total{")).collect();
         assert_eq!(lanes.len(), 3, "{lanes:?}");
