@@ -36,6 +36,7 @@ use tokio::task::LocalSet;
 fn record<'a>(ids: &RequestIds, backends: &'a [Arc<str>], attempts: &'a AttemptNotes) -> AccessRecord<'a> {
     AccessRecord {
         id: ids.next_id(),
+        trace: None,
         caller: Some("chat-app"),
         method: "POST",
         operation: "chat",
@@ -47,6 +48,7 @@ fn record<'a>(ids: &RequestIds, backends: &'a [Arc<str>], attempts: &'a AttemptN
         attempts,
         exhausted: false,
         error: None,
+        held: None,
         first_byte: Some(Duration::from_micros(364_324)),
         total: Duration::from_micros(1_685_042),
         ours: Duration::from_micros(116),
@@ -221,7 +223,7 @@ fn once_a_second(c: &mut Criterion, all: &Metrics, lately: &mut CallersLately) {
     let mut group = c.benchmark_group("once a second or a scrape");
     history(&mut group);
     group.bench_function("callers", |b| b.iter(|| lately.look(clock::now(), all.callers())));
-    group.bench_function("scrape", |b| b.iter(|| all.render(PoolGauges::default(), 0).len()));
+    group.bench_function("scrape", |b| b.iter(|| all.render(PoolGauges::default(), (0, 0)).len()));
     group.finish();
 }
 
