@@ -6,6 +6,7 @@
 //! | `highest` | tokens a minute | the quota where no header tells it: the most that was seen | reading |
 //! | `base` | tokens | what was left at `read` | reading, restart, 429 |
 //! | `read` | instant | when that was so; `None`: nothing is known | reading, restart |
+//! | `told` | instant | when a header last told it | reading |
 //! | `charged` | tokens | all that we ever sent there | sent |
 //! | `counted` | tokens | the part of `charged` that `base` has in it | reading, restart, refund |
 //! | `restart` | instant | when the minute begins again; `None`: not known | reading, 429 |
@@ -23,6 +24,7 @@
 //! reading r of a request sent since `read`:
 //!            r above base, and above what was expected by 0.3 · limit: restart = sent + 60 s
 //!            base = r, counted = charged when it was sent, read = when it was sent
+//! forget     a good answer without r, a minute after `told`: nothing is known
 //! rise       r above `seen`, of a request sent since `seen` came:
 //!            the second within a minute                      trickling: a step comes once a minute
 //!            faster than limit / 60 s                        stepping: a trickle cannot do that
@@ -123,6 +125,7 @@ pub(super) struct Estimator {
     highest: Highest,
     base: f64,
     read: Option<Instant>,
+    told: Option<Instant>,
     charged: f64,
     counted: f64,
     restart: Option<Instant>,
@@ -138,6 +141,7 @@ impl Default for Estimator {
             highest: Highest::default(),
             base: 0.0,
             read: None,
+            told: None,
             charged: 0.0,
             counted: 0.0,
             restart: None,
@@ -238,8 +242,8 @@ impl Estimator {
         self.learn_limit(quota.limit_tokens);
         match quota.remaining_tokens.map(tokens) {
             Some(remaining) => self.reading(now, sent, remaining, sent.charge),
-            // It is not told any more: better nothing than what was true a minute ago.
-            None if self.read.is_some_and(|read| read + MINUTE <= now) => self.forget(),
+            // It is not told any more. Our own charges alone are a guess that nothing corrects: they keep nobody out.
+            None if self.told.is_some_and(|told| told + MINUTE <= now) => self.forget(),
             None => {}
         }
     }
@@ -281,6 +285,7 @@ impl Estimator {
     }
 
     fn reading(&mut self, now: Instant, sent: &Sent, remaining: f64, charge: f64) {
+        self.told = Some(now);
         self.begin_again(now);
         if self.read.is_some_and(|read| sent.at < read) {
             return;
@@ -342,7 +347,7 @@ impl Estimator {
     }
 
     fn forget(&mut self) {
-        (self.read, self.restart, self.seen, self.risen) = (None, None, None, None);
+        (self.read, self.told, self.restart, self.seen, self.risen) = (None, None, None, None, None);
     }
 }
 

@@ -425,6 +425,9 @@ impl Line {
         );
         self.of(|of| (of.status, of.written) = (*status, text.clone().into_bytes()));
         self.decide(*outcome)?;
+        if headers.contains("remaining-tokens") {
+            self.world.book.borrow_mut().told(self.attempt, self.world.now());
+        }
         let length = text.len();
         self.send(&format!(
             "HTTP/1.1 {status} Because\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{text}"

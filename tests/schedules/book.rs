@@ -1,6 +1,5 @@
 //! What the balancer may believe: computed from what the modelled backends did and from design.md 6, never by asking
-//! the pool. Where two requests act at the same instant their order is not known from outside, and the answer is
-//! `Unsure`.
+//! the pool. `Unsure`: two requests act at one instant, in an order not known from outside.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +16,7 @@ const REFUSED: Ms = 60_000;
 const ABSENT: Ms = 300_000;
 const OVERSIZE: Ms = 600_000;
 const ABSURD: Ms = 300_000;
+const MINUTE: Ms = 60_000;
 
 /// Who changed something that is no request.
 const OPERATOR: usize = usize::MAX;
@@ -68,6 +68,8 @@ struct Lane {
     lacking: BTreeMap<&'static str, Ms>,
     /// Set by a big request or not; until when.
     marks: Vec<(bool, Ms)>,
+    /// When a refusal last told what is left: from then on charges count, which are not known to the token.
+    told: Option<Ms>,
     health: Health,
     touched: Option<Touch>,
     /// Nothing is known for certain any more.
@@ -262,6 +264,9 @@ impl Book {
         if cooling {
             // A rest beyond it is our own caution, and keeps nobody out.
             return Some(Standing::Cooling(lane.cooling));
+        }
+        if lane.told.is_some() {
+            return Some(Standing::Unsure);
         }
         // What it was charged is not known to the token.
         if lane.marks.iter().any(|(big, until)| now < *until && (call.big || !big)) {
@@ -476,6 +481,8 @@ impl Book {
         );
         if outcome == Outcome::Good && !invented(&there) {
             let lane = self.lane(site, &there);
+            // Good answers here tell nothing: after a minute the reading is forgotten.
+            lane.told = lane.told.filter(|told| now <= told + MINUTE);
             let raced = Touch::by_another(lane.touched, request, now);
             if lane.health.well(number) || lane.absent > now || raced {
                 lane.fog |= raced;
@@ -547,6 +554,15 @@ impl Book {
             _ => return,
         }
         lane.touched = touch;
+    }
+
+    /// A refusal told what is left of its lane's minute.
+    pub(crate) fn told(&mut self, attempt: usize, now: Ms) {
+        let Attempt { site, ref there, .. } = self.attempts[attempt];
+        let there = there.clone();
+        if !invented(&there) {
+            self.lane(site, &there).told = Some(now);
+        }
     }
 
     fn next(&self, request: usize, outcome: Outcome) -> Next {

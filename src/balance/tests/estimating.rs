@@ -248,6 +248,20 @@ fn what_is_not_told_any_more_is_not_believed_for_long() {
     assert_eq!(lane.left(), None);
 }
 
+#[test]
+fn our_own_charges_alone_keep_nobody_out_however_steady_the_traffic() {
+    let mut lane = Lane::new();
+    let refused = lane.sent(1_000);
+    lane.estimator.throttled(lane.now, &refused, quota(30_000, 0), seconds(5), true);
+    for second in 0..300 {
+        lane.now += seconds(1);
+        lane.told(5_000, 0, 30_000, -1);
+        if second >= 65 {
+            assert_eq!((lane.left(), lane.until(30_000)), (None, Room::Fits), "after {second} s");
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Pass(u64),
