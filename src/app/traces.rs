@@ -49,15 +49,17 @@ impl Sending {
     /// From now on by these settings. What ran before sends what it holds and ends by itself.
     pub(super) fn begin(&mut self, settings: &TraceSettings, tls: &Tls) {
         self.running = None;
-        self.spans.set(settings);
-        let Some(endpoint) = &settings.endpoint else { return };
-        match Receiver::new(endpoint, settings, tls) {
-            Ok(receiver) => {
-                let (stop, stopped) = watch::channel(());
-                let running = receiver.run(Arc::clone(&self.spans), stopped);
-                self.running = Some((stop, tokio::task::spawn_local(running)));
-            }
-            Err(error) => tracing::error!(%error, "nothing is traced"),
+        let receiver = settings.endpoint.as_ref().map(|endpoint| Receiver::new(endpoint, settings, tls));
+        let receiver = receiver.transpose().unwrap_or_else(|error| {
+            tracing::error!(%error, "nothing is traced");
+            None
+        });
+        // What nobody would send is not gathered.
+        self.spans.set(receiver.as_ref().map(|_| settings.sample));
+        if let Some(receiver) = receiver {
+            let (stop, stopped) = watch::channel(());
+            let running = receiver.run(Arc::clone(&self.spans), stopped);
+            self.running = Some((stop, tokio::task::spawn_local(running)));
         }
     }
 

@@ -25,7 +25,7 @@ use super::request_id::RequestId;
 
 pub use self::spans::{message, rejected};
 
-/// Spans that wait to be sent; further ones are dropped and counted. A span has some 2 KiB here.
+/// Spans that wait to be sent; further ones are dropped and counted.
 const MOST_WAITING: usize = 4096;
 
 /// So many are sent at a time, and from so many on without delay.
@@ -166,10 +166,9 @@ impl Spans {
         }
     }
 
-    /// From now on this share of requests is traced; none without an endpoint.
-    pub fn set(&self, settings: &TraceSettings) {
-        let share = settings.endpoint.as_ref().map_or(0, |_| share(settings.sample));
-        self.share.store(share, Ordering::Relaxed);
+    /// From now on this share of requests is traced; `None`: nothing.
+    pub fn set(&self, sample: Option<f64>) {
+        self.share.store(sample.map_or(0, share), Ordering::Relaxed);
     }
 
     /// A request begins: whether it is traced. By the trace's id, as `TraceIdRatioBased` of OpenTelemetry does, so that
@@ -275,10 +274,9 @@ mod tests {
     use super::super::request_id::RequestIds;
     use super::*;
 
-    pub(super) fn traced(sample: f64) -> Spans {
+    fn traced(sample: f64) -> Spans {
         let spans = Spans::new(7);
-        let endpoint = Some(Uri::from_static("http://127.0.0.1:4318/v1/traces"));
-        spans.set(&TraceSettings { endpoint, sample, headers: Vec::new(), resource: Vec::new() });
+        spans.set(Some(sample));
         spans
     }
 
