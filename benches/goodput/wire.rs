@@ -241,12 +241,13 @@ fn resources(world: &World) -> Vec<ResourceSettings> {
 
 fn balancer(simulator: &Simulator) -> Balancer {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut text =
-        format!("[server]\nlisten = \"{loopback}\"\nadmin_listen = \"off\"\n[log]\nlevel = \"off\"\n");
-    for resource in simulator.handle().resources() {
+    let head = format!("[server]\nlisten = \"{loopback}\"\nadmin_listen = \"off\"\n[log]\nlevel = \"off\"\n");
+    let handle = simulator.handle();
+    let backends = handle.resources().iter().map(|resource| {
         let (name, url) = (resource.name(), resource.url());
-        text += &format!("[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\napi_key = \"key-of-{name}\"\n");
-    }
+        format!("[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\napi_key = \"key-of-{name}\"\n")
+    });
+    let text: String = std::iter::once(head).chain(backends).collect();
     let source = Source::Text { file: PathBuf::from("wire.toml"), text };
     let settings = settings::load(&source, &Environment::default()).expect("made above");
     let sink = Sink::new(std::io::sink(), LogFormat::Text).expect("a thread");
