@@ -45,7 +45,7 @@ const WORDS: u32 = 8;
 /// Tokens of an answer in the trace, about.
 const COMPLETION: f64 = 225.0;
 /// A machine that sends this late measures itself.
-const LATEST: f64 = 20.0;
+const LATEST: f64 = 4.0;
 
 /// How far a mean of the wire may be from the virtual run's.
 struct Band {
