@@ -25,7 +25,7 @@ const ASK: Ask<'static> = Ask {
     conversation: None,
     lowest_priority: None,
     pin: None,
-    patience: std::time::Duration::ZERO,
+    patience: Duration::ZERO,
     ahead: 0,
 };
 

@@ -45,7 +45,7 @@ const WORDS: u32 = 8;
 /// Tokens of an answer in the trace, about.
 const COMPLETION: f64 = 225.0;
 /// A machine that sends this late measures itself.
-const LATEST: f64 = 20.0;
+const LATEST: f64 = 4.0;
 
 /// How far a mean of the wire may be from the virtual run's.
 struct Band {
@@ -241,12 +241,13 @@ fn resources(world: &World) -> Vec<ResourceSettings> {
 
 fn balancer(simulator: &Simulator) -> Balancer {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut text =
-        format!("[server]\nlisten = \"{loopback}\"\nadmin_listen = \"off\"\n[log]\nlevel = \"off\"\n");
-    for resource in simulator.handle().resources() {
+    let head = format!("[server]\nlisten = \"{loopback}\"\nadmin_listen = \"off\"\n[log]\nlevel = \"off\"\n");
+    let handle = simulator.handle();
+    let backends = handle.resources().iter().map(|resource| {
         let (name, url) = (resource.name(), resource.url());
-        text += &format!("[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\napi_key = \"key-of-{name}\"\n");
-    }
+        format!("[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\napi_key = \"key-of-{name}\"\n")
+    });
+    let text: String = std::iter::once(head).chain(backends).collect();
     let source = Source::Text { file: PathBuf::from("wire.toml"), text };
     let settings = settings::load(&source, &Environment::default()).expect("made above");
     let sink = Sink::new(std::io::sink(), LogFormat::Text).expect("a thread");
