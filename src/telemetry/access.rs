@@ -612,7 +612,7 @@ pub(super) mod tests {
         let (backends, attempts) = (["east".into(), "west".into()], notes(&[(1, "served")]));
         let mut record = record(&backends, &attempts);
         record.held = Some(Duration::from_micros(43_250));
-        assert!(text_of(&record).contains(" attempts=\"west served\" held_ms=43.250 first_byte_ms="));
+        assert!(text_of(&record).contains(" attempts=\"west served\" held_ms=43.250"));
         assert_eq!(json_of(&record)["held_ms"], 43.25);
     }
 

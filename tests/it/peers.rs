@@ -90,7 +90,8 @@ async fn openai_apim_lb_a_wait_that_cannot_be_parsed_is_no_500() {
             stage.resource("east").fault(FaultRule::times(fault, 1));
             let answer = stage.chat().await;
             assert_eq!((answer.status, answer.region()), (200, Some("west")), "{wait:?}");
-            assert_eq!(stage.lane("east", "gpt-4o").state, "cooling", "{wait:?}");
+            // The shortest are over before one can look.
+            eventually("it is left alone", || stage.log().contains("cooldown began")).await;
         }
     }
 }
