@@ -40,6 +40,10 @@ impl Row {
         mean(&self.runs.iter().map(figure).collect::<Vec<_>>()).0
     }
 
+    fn interval(&self, figure: Figure) -> f64 {
+        mean(&self.runs.iter().map(figure).collect::<Vec<_>>()).1
+    }
+
     /// Mean and half of its 95 % interval.
     fn told(&self, figure: Figure, digits: usize) -> String {
         let (mean, half) = mean(&self.runs.iter().map(figure).collect::<Vec<_>>());

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
@@ -259,8 +259,7 @@ impl Proxy {
         let deployment = understood.deployment.clone();
         let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
         let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
-        let mut ask = asks(&understood, deployment.as_deref(), lowest_priority);
-        ask.second = parts.headers.get(headers::IMAGE_DEPLOYMENT).and_then(|name| name.to_str().ok());
+        let mut ask = asks(&understood, deployment.as_deref(), &parts.headers, lowest_priority);
         loop {
             let now = clock::now();
             ask.pin = bond.pin();
@@ -439,12 +438,13 @@ impl Handler for Proxy {
 fn asks<'a>(
     understood: &Understood<'_>,
     deployment: Option<&'a str>,
+    sent: &'a HeaderMap,
     lowest_priority: Option<u32>,
 ) -> Ask<'a> {
     let operation = &understood.route.operation;
     Ask {
         deployment,
-        second: None,
+        second: sent.get(headers::IMAGE_DEPLOYMENT).and_then(|name| name.to_str().ok()),
         family: operation.family,
         operation: operation.name,
         charge: understood.scan.charge(0),
