@@ -23,6 +23,8 @@ fn record<'a>(ids: &RequestIds, backends: &'a [Arc<str>], attempts: &'a AttemptN
         caller: Some("chat-app"),
         method: "POST",
         operation: "chat",
+        held: None,
+        deployment_there: None,
         deployment: Some("gpt-4o"),
         status: 200,
         backends,

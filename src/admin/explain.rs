@@ -131,7 +131,7 @@ pub struct ExplainedBackend {
     pub name: String,
     /// Lower is used first.
     pub priority: u32,
-    /// `home`, `drawn`, `spillover`, `last` (only if no other has room) or `not`.
+    /// `home` (never for a request without a history), `drawn`, `spillover`, `last` (only if no other has room) or `not`.
     pub turn: &'static str,
     /// Of one that is drawn: how likely, from 0 to 1.
     pub chance: Option<f64>,

@@ -10,7 +10,7 @@
   };
   const LETTERS = { a: "admitting", c: "cooling", r: "resting", p: "probing", f: "refused", x: "absent", d: "drained" };
   const ORDER = ["refused", "absent", "resting", "probing", "cooling", "drained", "unknown", "admitting"];
-  const RATE_MS = 10000, WHY_MS = 2000, SILENT_MS = 6000, LONGEST_EVENT = 64 * 1024 * 1024, MANY = 8, DENSE = 12, FEW = 5;
+  const RATE_MS = 10000, WHY_MS = 2000, SILENT_MS = 6000, LONGEST_EVENT = 64 * 1024 * 1024, MANY = 8, MANY_LANES = 3, DENSE = 12, FEW = 5;
 
   // ---- words and numbers
 
@@ -403,13 +403,16 @@
   /** Who would serve its deployments now; asked every two seconds while somebody looks. */
   async function why(view, b) {
     const now = performance.now();
-    if (view.asked && now - view.asked < WHY_MS) return;
+    if (view.asking || (view.asked && now - view.asked < WHY_MS)) return;
     view.asked = now;
+    view.asking = true;
+    const lanes = list(b.lanes);
     try {
-      const told = await Promise.all(list(b.lanes).slice(0, 3).map(async (lane) => {
+      const told = await Promise.all(lanes.slice(0, MANY_LANES).map(async (lane) => {
         const query = new URLSearchParams({ deployment: lane.deployment, backend: b.name });
-        return [lane, await (await fetch(address(`explain?${query}`), { cache: "no-store" })).json()];
+        return [lane, await (await fetch(address(`explain?${query}`), { cache: "no-store", signal: AbortSignal.timeout(SILENT_MS) })).json()];
       }));
+      const left = lanes.length - MANY_LANES;
       view.why.replaceChildren(...told.flatMap(([lane, explained]) => {
         const ul = make("ul"), all = list(explained.backends);
         for (const one of all.slice(0, MANY)) {
@@ -419,9 +422,11 @@
         }
         if (all.length > MANY) ul.append(make("li", "", `and ${all.length - MANY} more`));
         return [make("h3", "", `Who would serve ${shownAs(lane.deployment)} now`), explained.error ? make("p", "", explained.error) : ul];
-      }));
+      }), ...(left > 0 ? [make("p", "", `and ${left} more deployments`)] : []));
     } catch {
       // Whether the balancer answers is said at the top.
+    } finally {
+      view.asking = false;
     }
   }
 

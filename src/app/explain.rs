@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use crate::admin::explain::{ExplainAsk, ExplainDocument};
 use crate::balance::{Ask, Obstacle, Pool, Turn};
 
+/// So many deployments are named to whoever asks for one that is not there.
+const MOST_NAMED: usize = 20;
+
 /// As an inference request, which nearly all are.
 pub(super) fn explain(pool: &Pool, now: Instant, asked: &ExplainAsk) -> Result<ExplainDocument, String> {
     let deployment = match asked.backend.as_deref() {
@@ -31,7 +34,10 @@ pub(super) fn explain(pool: &Pool, now: Instant, asked: &ExplainAsk) -> Result<E
     let unserved = Turn::Not(Obstacle::Unserved);
     if explanation.backends.iter().all(|backend| backend.turn == unserved) {
         let known = pool.deployments().unwrap_or_default();
-        return Err(format!("no backend serves {deployment}; these are served: {}", known.join(", ")));
+        let more = known.len().saturating_sub(MOST_NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let known = known.iter().take(MOST_NAMED).map(|name| &**name).collect::<Vec<_>>().join(", ");
+        return Err(format!("no backend serves {deployment}; these are served: {known}{more}"));
     }
     Ok(ExplainDocument::new(deployment, asked.tokens(), &explanation))
 }

@@ -38,7 +38,9 @@ const LARGEST_ANSWER: usize = 64 * 1024;
 /// The spans of all workers on their way out.
 pub(super) struct Sending {
     spans: Arc<Spans>,
-    running: Option<(watch::Sender<()>, JoinHandle<()>)>,
+    /// Told `true` it sends what waits and ends; where the sender is gone it ends with the batch in hand, and whoever
+    /// comes after has the rest.
+    running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
 impl Sending {
@@ -46,7 +48,7 @@ impl Sending {
         Self { spans, running: None }
     }
 
-    /// From now on by these settings. What ran before sends what it holds and ends by itself.
+    /// From now on by these settings.
     pub(super) fn begin(&mut self, settings: &TraceSettings, tls: &Tls) {
         self.running = None;
         let receiver = settings.endpoint.as_ref().map(|endpoint| Receiver::new(endpoint, settings, tls));
@@ -57,7 +59,7 @@ impl Sending {
         // What nobody would send is not gathered.
         self.spans.set(receiver.as_ref().map(|_| settings.sample));
         if let Some(receiver) = receiver {
-            let (stop, stopped) = watch::channel(());
+            let (stop, stopped) = watch::channel(false);
             let running = receiver.run(Arc::clone(&self.spans), stopped);
             self.running = Some((stop, tokio::task::spawn_local(running)));
         }
@@ -66,7 +68,7 @@ impl Sending {
     /// Sends what waits, within this time.
     pub(super) async fn finish(&mut self, time: Duration) {
         let Some((stop, running)) = self.running.take() else { return };
-        drop(stop);
+        stop.send_replace(true);
         if timeout(time, running).await.is_err() {
             tracing::warn!("the last traces were not sent in time");
         }
@@ -90,8 +92,6 @@ enum Trouble {
     TimedOut,
     #[error(transparent)]
     Send(#[from] SendError),
-    #[error("the answer broke off")]
-    Broke,
     #[error("answered {status}")]
     Refused { status: StatusCode, wait: Option<Duration> },
 }
@@ -101,7 +101,7 @@ impl Trouble {
     fn again(&self) -> (bool, Option<Duration>) {
         match self {
             Self::Refused { status, wait } => (matches!(status.as_u16(), 429 | 502..=504), *wait),
-            Self::TimedOut | Self::Send(_) | Self::Broke => (true, None),
+            Self::TimedOut | Self::Send(_) => (true, None),
         }
     }
 }
@@ -127,7 +127,7 @@ impl Receiver {
     }
 
     /// Ends once it is told to stop and has tried to send everything.
-    async fn run(mut self, spans: Arc<Spans>, mut stopped: watch::Receiver<()>) {
+    async fn run(mut self, spans: Arc<Spans>, mut stopped: watch::Receiver<bool>) {
         loop {
             let stop = tokio::select! {
                 _ = stopped.changed() => true,
@@ -135,6 +135,9 @@ impl Receiver {
                 () = sleep(PACE) => false,
             };
             loop {
+                if stopped.has_changed().is_err() {
+                    return;
+                }
                 let batch = spans.take();
                 if batch.is_empty() {
                     break;
@@ -151,7 +154,7 @@ impl Receiver {
     }
 
     /// Until it is taken or refused, or there is no time left to try again. How many spans were lost.
-    async fn deliver(&mut self, body: &Bytes, count: usize, stopped: &mut watch::Receiver<()>) -> usize {
+    async fn deliver(&mut self, body: &Bytes, count: usize, stopped: &mut watch::Receiver<bool>) -> usize {
         let mut pause = FIRST_PAUSE;
         loop {
             let trouble = match timeout(PATIENCE, self.post(body)).await.unwrap_or(Err(Trouble::TimedOut)) {
@@ -167,13 +170,13 @@ impl Receiver {
                 tracing::warn!(receiver = self.name, error = %chain(&trouble), "traces are not taken");
             }
             let (again, wait) = trouble.again();
-            // Its other end is gone when we stop.
-            if !again || stopped.has_changed().is_err() {
+            let ending = *stopped.borrow() || stopped.has_changed().is_err();
+            if !again || ending {
                 return count;
             }
             tokio::select! {
                 _ = stopped.changed() => {}
-                () = sleep(wait.unwrap_or(pause).min(LONGEST_PAUSE)) => {}
+                () = sleep(wait.unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_PAUSE)) => {}
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -190,9 +193,10 @@ impl Receiver {
             sent => sent?,
         };
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|_| Trouble::Broke)?;
+        let body = Limited::new(body, LARGEST_ANSWER).collect().await;
         if head.status.is_success() {
-            return Ok(rejected(&body.to_bytes()));
+            // It has them, whatever is wrong with its words.
+            return Ok(body.map_or(0, |body| rejected(&body.to_bytes())));
         }
         let wait = head.headers.get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.trim().parse().ok());
         Err(Trouble::Refused { status: head.status, wait: wait.map(Duration::from_secs) })

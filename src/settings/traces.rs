@@ -71,7 +71,8 @@ fn address(text: &str, add_path: bool) -> Result<Uri, String> {
     let (Some("http" | "https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(wrong());
     };
-    if authority.host().is_empty() {
+    let after_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    if authority.host().is_empty() || (!after_host.is_empty() && authority.port_u16().is_none()) {
         return Err(wrong());
     }
     let path = uri.path().trim_end_matches('/');
@@ -211,6 +212,8 @@ mod tests {
             "https://me:pass-word-1@otel.example",
             "https://otel.example/?key=pass-word-1",
             "https:///v1/traces",
+            "http://collector:431800",
+            "http://collector:otlp",
         ] {
             let told = in_file(wrong).unwrap_err();
             assert_eq!(told.problems()[0].key, "traces.endpoint", "{wrong}");

@@ -1,7 +1,7 @@
 //! Who called in the last minutes: counters of each caller, looked at once a second.
 //!
 //! Kept by looking and not on the request path, so that a request costs nothing more. Bounded: as many callers as the
-//! metrics have labels for, [`STEPS`] steps each. A counter that went backwards counts as no change.
+//! metrics have labels for, `STEPS` steps each. A counter that went backwards counts as no change.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -15,7 +15,6 @@ const LONGEST_STATE: usize = 512;
 pub(super) struct Parent {
     pub(super) trace: TraceId,
     pub(super) span: SpanId,
-    pub(super) state: String,
 }
 
 /// The caller's span, if its headers name one; what is malformed counts as none.
@@ -33,11 +32,7 @@ pub(super) fn parent(headers: &HeaderMap) -> Option<Parent> {
     number(flags)?;
     let (trace, span) = (number(trace)?, u64::try_from(number(span)?).ok()?);
     let known = trace != 0 && span != 0;
-    known.then(|| Parent {
-        trace: TraceId(trace.to_be_bytes()),
-        span: span.to_be_bytes(),
-        state: state(headers),
-    })
+    known.then(|| Parent { trace: TraceId(trace.to_be_bytes()), span: span.to_be_bytes() })
 }
 
 /// Lower case only: so says the recommendation.
@@ -46,11 +41,12 @@ fn number(digits: &str) -> Option<u128> {
     lower.then(|| u128::from_str_radix(digits, 16).ok()).flatten()
 }
 
-fn state(headers: &HeaderMap) -> String {
+/// What tracing systems pass each other on the way; nothing where it is malformed or long.
+pub(super) fn state(headers: &HeaderMap) -> String {
     let values = headers.get_all(TRACESTATE).into_iter().filter_map(|value| value.to_str().ok());
     let mut all = String::new();
     for value in values.map(str::trim).filter(|value| !value.is_empty()) {
-        if all.len() + value.len() >= LONGEST_STATE {
+        if all.len() + value.len() >= LONGEST_STATE || !value.split(',').all(is_member) {
             return String::new();
         }
         if !all.is_empty() {
@@ -61,13 +57,24 @@ fn state(headers: &HeaderMap) -> String {
     all
 }
 
+/// `key=value`, in the recommendation's alphabets; empty ones are allowed.
+fn is_member(member: &str) -> bool {
+    let member = member.trim();
+    let Some((key, value)) = member.split_once('=') else { return member.is_empty() };
+    let in_key = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
+    !key.is_empty()
+        && key.bytes().all(in_key)
+        && !value.is_empty()
+        && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=')
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
 
     use super::*;
 
-    fn of(parents: &[&'static str], states: &[&str]) -> Option<Parent> {
+    fn of(parents: &[&'static str], states: &[&str]) -> Option<(Parent, String)> {
         let mut headers = HeaderMap::new();
         for parent in parents {
             headers.append(TRACEPARENT, HeaderValue::from_static(parent));
@@ -75,18 +82,21 @@ mod tests {
         for state in states {
             headers.append(TRACESTATE, HeaderValue::from_str(state).unwrap());
         }
-        parent(&headers)
+        Some((parent(&headers)?, state(&headers)))
     }
 
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
     fn a_callers_span_is_taken_with_its_state() {
-        let parent = of(&[GOOD], &["rojo=00f067aa0ba902b7", "congo=t61"]).unwrap();
+        let (parent, state) = of(&[GOOD], &["rojo=00f067aa0ba902b7", "congo=t61"]).unwrap();
         assert_eq!(parent.trace.to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(parent.span, 0xb7ad_6b71_6920_3331_u64.to_be_bytes());
-        assert_eq!(parent.state, "rojo=00f067aa0ba902b7,congo=t61");
-        assert_eq!(of(&[GOOD], &[&"x".repeat(600)]).unwrap().state, "");
+        assert_eq!(state, "rojo=00f067aa0ba902b7,congo=t61");
+        let long = format!("a={}", "x".repeat(600));
+        for bad in [&*long, "words of a prompt", "A=b", "a=", "=b", "a=b=c"] {
+            assert_eq!(of(&[GOOD], &["a=b", bad]).unwrap().1, "", "{bad}");
+        }
         // A later version, with more than we know.
         assert!(of(&["cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what"], &[]).is_some());
     }

@@ -4,12 +4,13 @@
 //! runs, the spans made of its finished record (`spans`), and the bounded place where they wait. Does not send them: that
 //! is `app`'s, on the control thread. No span has a place for content, nor for a path or query as it was sent.
 //!
-//! Why so: a request that is not traced costs one branch and no allocation. One that is traced is noted a few times and
+//! Why so: where nothing is traced a request costs one branch, and one that is not picked no allocation. One that is traced is noted a few times and
 //! turned into spans once, at its end, from the same record that log and metrics are made of.
 
 mod context;
 mod spans;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -148,7 +149,7 @@ pub struct Spans {
     share: AtomicU64,
     /// The first half of our own trace ids; one for each process.
     process: u64,
-    waiting: Mutex<Vec<Span>>,
+    waiting: Mutex<VecDeque<Span>>,
     dropped: AtomicU64,
     full: Notify,
 }
@@ -166,14 +167,18 @@ impl Spans {
         }
     }
 
-    /// From now on this share of requests is traced; `None`: nothing.
+    /// From now on this share of requests is traced; `None`: nothing, and what waits is dropped.
     pub fn set(&self, sample: Option<f64>) {
         self.share.store(sample.map_or(0, share), Ordering::Relaxed);
+        if sample.is_none() {
+            let waiting = std::mem::take(&mut *self.lock());
+            self.count_dropped(waiting.len());
+        }
     }
 
     /// A request begins: whether it is traced. By the trace's id, as `TraceIdRatioBased` of OpenTelemetry does, so that
-    /// services of the same share pick the same traces. The caller's own flag does not count: it could have all its
-    /// requests traced, or none.
+    /// services of the same share pick the same traces. The caller's own flag does not count; who
+    /// chooses its trace ids by hand still chooses what is traced of its own.
     #[must_use]
     pub fn begin(&self, headers: &HeaderMap, request: RequestId, now: Instant) -> Option<Box<Trace>> {
         let share = self.share.load(Ordering::Relaxed);
@@ -186,13 +191,11 @@ impl Spans {
         if u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1 >= share {
             return None;
         }
-        let (parent, state) =
-            parent.map_or((None, String::new()), |parent| (Some(parent.span), parent.state));
         Some(Box::new(Trace {
             id,
             span: span_id(),
-            parent,
-            state,
+            state: parent.as_ref().map_or_else(String::new, |_| context::state(headers)),
+            parent: parent.map(|parent| parent.span),
             wall: clock::wall(),
             started: now,
             route: None,
@@ -209,7 +212,9 @@ impl Spans {
     pub fn end(&self, trace: &Trace, record: &AccessRecord<'_>) {
         let spans = spans::of(trace, record);
         let mut waiting = self.lock();
-        if waiting.len() + spans.len() > MOST_WAITING {
+        // Nobody sends what began before tracing was switched off.
+        let off = self.share.load(Ordering::Relaxed) == 0;
+        if off || waiting.len() + spans.len() > MOST_WAITING {
             drop(waiting);
             return self.count_dropped(spans.len());
         }
@@ -245,7 +250,7 @@ impl Spans {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Span>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Span>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
