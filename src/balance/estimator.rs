@@ -6,6 +6,7 @@
 //! | `highest` | tokens a minute | the quota where no header tells it: the most that was seen | reading |
 //! | `base` | tokens | what was left at `read` | reading, restart, 429 |
 //! | `read` | instant | when that was so; `None`: nothing is known | reading, restart |
+//! | `filled` | instant | `base` has in it what trickled in until then | sent, reading |
 //! | `told` | instant | when a header last told it | reading |
 //! | `charged` | tokens | all that we ever sent there | sent |
 //! | `counted` | tokens | the part of `charged` that `base` has in it | reading, restart, refund |
@@ -17,8 +18,10 @@
 //! ```text
 //! remaining  unknown                                         while nothing was read
 //!            base − (charged − counted)                      stepping
-//!            the same + limit · (now − read) / 60 s ≤ limit  trickling
-//! sent       charged += charge; a charge beyond the limit cannot be right, and counts nothing
+//!            the same + limit · (now − filled) / 60 s ≤ limit  trickling
+//! sent       trickling: base = remaining, counted = charged, filled = now, so that charges which no answer ever
+//!            confirms are made up for by what comes in
+//!            charged += charge; a charge beyond the limit cannot be right, and counts nothing
 //! refund     counted += charge                               refused or failed: Azure did not count it
 //! restart    stepping, and `restart` (else `read` + 60 s) is past: base = limit, counted = charged
 //! reading r of a request sent since `read`:
@@ -140,6 +143,7 @@ pub(super) struct Estimator {
     highest: Highest,
     base: f64,
     read: Option<Instant>,
+    filled: Option<Instant>,
     told: Option<Instant>,
     charged: f64,
     counted: f64,
@@ -156,6 +160,7 @@ impl Default for Estimator {
             highest: Highest::default(),
             base: 0.0,
             read: None,
+            filled: None,
             told: None,
             charged: 0.0,
             counted: 0.0,
@@ -187,9 +192,10 @@ impl Estimator {
                 if self.restarted(now) { limit } else { self.base - (self.charged - self.counted).max(0.0) };
             return Some(left.clamp(0.0, limit));
         }
-        let trickled = limit * now.saturating_duration_since(read).as_secs_f64() / MINUTE.as_secs_f64();
-        let left = (self.base + trickled).min(limit) - (self.charged - self.counted).max(0.0);
-        Some(left.max(0.0))
+        let since = self.filled.unwrap_or(read);
+        let trickled = limit * now.saturating_duration_since(since).as_secs_f64() / MINUTE.as_secs_f64();
+        let left = self.base - (self.charged - self.counted).max(0.0) + trickled;
+        Some(left.clamp(0.0, limit))
     }
 
     /// When the minute begins again, if that is known.
@@ -244,6 +250,11 @@ impl Estimator {
     /// A request goes there.
     pub(super) fn sent(&mut self, now: Instant, charge: f64) -> Sent {
         self.begin_again(now);
+        if self.refill == Refill::Trickling
+            && let Some(remaining) = self.remaining(now)
+        {
+            (self.base, self.counted, self.filled) = (remaining, self.charged, Some(now));
+        }
         // A file of megabytes, say: no quota was ever charged for it, or it would not be served.
         let charge = if self.limit().is_some_and(|limit| charge > limit) { 0.0 } else { charge };
         self.charged += charge;
@@ -322,7 +333,7 @@ impl Estimator {
         }
         self.base = remaining;
         self.counted = sent.mark.min(self.charged);
-        self.read = Some(sent.at);
+        (self.read, self.filled) = (Some(sent.at), Some(sent.at));
     }
 
     /// Two readings tell something of the refill only where the second request was sent when the first had answered:

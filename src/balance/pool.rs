@@ -258,6 +258,9 @@ impl Pool {
         if is_answer(&verdict) {
             self.reached(now, &pick);
         }
+        if verdict.is_free() {
+            self.refund(&pick);
+        }
         match verdict {
             Verdict::Served { tokens } => {
                 self.served(now, &pick, attempts);
@@ -280,13 +283,11 @@ impl Pool {
             Verdict::TooLarge { told } => self.too_large(now, &pick, told, attempts),
             Verdict::Failed { reason, told } => {
                 self.tally(&pick, |tally| tally.failed += 1);
-                self.refund(&pick);
                 let failure = Failure { pick: pick.number, reason, told, at_once: false };
                 attempts.unconfirmed.push(unconfirmed(&pick, true, failure));
             }
             Verdict::Unavailable { told } => {
                 self.tally(&pick, |tally| tally.failed += 1);
-                self.refund(&pick);
                 let reason = Reason::Status(503);
                 let failure = Failure { pick: pick.number, reason, told: Some(told), at_once: true };
                 self.count_failure(now, &unconfirmed(&pick, true, failure));
@@ -599,7 +600,6 @@ impl Pool {
 
     fn unreachable(&mut self, now: Instant, pick: &Pick, failure: AttemptFailure, attempts: &mut Attempts) {
         self.tally(pick, |tally| tally.failed += 1);
-        self.refund(pick);
         // Nobody listens: no request can be to blame for that.
         let at_once = failure == AttemptFailure::Refused;
         let failure = Failure { pick: pick.number, reason: Reason::Failure(failure), told: None, at_once };

@@ -125,6 +125,30 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Azure served nothing that it counts against the minute. What it looked at may count: a content filter's refusal
+    /// does, and of the 429s the lane's own reading tells.
+    pub(super) fn is_free(&self) -> bool {
+        match self {
+            Self::TierFull
+            | Self::Failed { .. }
+            | Self::Unavailable { .. }
+            | Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Absent
+            | Self::Unsupported
+            | Self::Elsewhere
+            | Self::NotThere => true,
+            Self::Served { .. }
+            | Self::CutOff { .. }
+            | Self::PassedBack
+            | Self::Throttled { .. }
+            | Self::TooLarge { .. }
+            | Self::TimedOut => false,
+        }
+    }
+}
+
+impl Verdict {
     /// One word, for metrics and the access log.
     #[must_use]
     pub fn word(&self) -> &'static str {

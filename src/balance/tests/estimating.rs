@@ -9,6 +9,7 @@ use crate::balance::Quota;
 use crate::balance::estimator::{Estimator, Room, Sent, tokens};
 
 /// An estimator and a clock.
+#[derive(Debug)]
 struct Lane {
     estimator: Estimator,
     now: Instant,
@@ -249,6 +250,24 @@ fn what_is_not_told_any_more_is_not_believed_for_long() {
 }
 
 #[test]
+fn charges_that_no_answer_confirms_are_made_up_for_by_what_trickles_in() {
+    let mut lane = Lane::new();
+    for left in [10_000, 20_000, 30_000, 40_000] {
+        lane.told(0, 0, 60_000, left);
+        lane.now += seconds(10);
+    }
+    assert!(matches!(lane.estimator.restart(lane.now), None), "it is known to trickle");
+    lane.now += seconds(60);
+    for _ in 0..10 {
+        // Their callers leave, or they are answered 400.
+        lane.sent(6_000);
+    }
+    assert!(matches!(lane.until(6_000), Room::Later { .. }));
+    lane.now += seconds(61);
+    assert_eq!(lane.until(60_000), Room::Fits);
+}
+
+#[test]
 fn our_own_charges_alone_keep_nobody_out_however_steady_the_traffic() {
     let mut lane = Lane::new();
     let refused = lane.sent(1_000);
@@ -304,6 +323,8 @@ proptest! {
             };
             match event {
                 Event::Pass(time) => lane.now += millis(time),
+                // As the pool does: only what fits, or cannot be right, is sent.
+                Event::Send(charge) if matches!(lane.until(charge), Room::Later { .. }) => {}
                 Event::Send(charge) => sent.push(lane.sent(charge)),
                 Event::Answer { which, limit, remaining } => {
                     if let Some(sent) = take(which, &mut sent) {
@@ -333,5 +354,7 @@ proptest! {
                 Room::Fits => {}
             }
         }
+        lane.now += seconds(121);
+        prop_assert!(!matches!(lane.until(charge), Room::Later { .. }), "idle for two minutes, and still {lane:?}");
     }
 }
