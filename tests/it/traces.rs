@@ -524,3 +524,20 @@ async fn a_reload_switches_traces_on_and_off() {
     eventually("the end", || stage.balancer.ended()).await;
     assert_eq!(collector.spans().len(), 2);
 }
+
+#[tokio::test]
+async fn after_a_reload_the_receiver_of_before_gets_nothing_more() {
+    let (before, after) = (Collector::listen().await, Collector::listen().await);
+    let stage = Scene::of([("west", 1)]).start();
+    let with = |collector: &Collector| settings(&format!("{}\n{}", stage.text, collector.settings("1")));
+    stage.balancer.reload(with(&before)).unwrap();
+    assert_eq!(stage.chat().await.status, 200);
+    before.trace().await;
+    stage.balancer.reload(with(&after)).unwrap();
+    for _ in 0..20 {
+        assert_eq!(stage.chat().await.status, 200);
+    }
+    stage.balancer.drain();
+    eventually("the end", || stage.balancer.ended()).await;
+    assert_eq!((before.spans().len(), after.spans().len()), (2, 40));
+}
