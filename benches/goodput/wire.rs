@@ -1,15 +1,17 @@
 //! The same through the wire: a real balancer before simulated resources, thousands of callers on real sockets, at
-//! 60 times the speed of clocks; failures and 429s must be those of the virtual run, within bands.
+//! ten times the speed of clocks; failures and 429s must be those of the virtual run, within bands.
 //!
 //! ```text
 //! cargo bench --bench goodput -- --wire              exit code 1 if a figure leaves its band
-//!     --speed 20   --seeds 1                          for a machine that is busy, or slow
+//!     --speed 6    --seeds 1                          for a machine that is busy, or slow
 //! ```
 //!
 //! Speed is a matter of the clock, and no program here knows of it: `faketime` (Debian's package) runs this whole process,
-//! balancer, simulator and callers, with clocks and timers that are 60 times as fast. So a minute of quota is a
-//! minute to everybody, and what is tested is what ships. What stays as slow as it is, is the machine: a millisecond of
-//! work, or of waiting for a core, counts as 60. So the figures of time are not compared.
+//! balancer, simulator and callers, with clocks and timers that are faster. So a minute of quota is a minute to
+//! everybody, and what is tested is what ships. What stays as slow as it is, is the machine: at ten times the speed a
+//! millisecond of work, of waiting for a core, or of a timer's grain counts as ten. At 60 times that is more than Azure's own
+//! latencies: on two busy cores 429s of backends were then nine times those of the virtual run. So figures of time are
+//! not compared, and a run that was late says so instead of passing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,7 +37,7 @@ use crate::traffic::{self, MEASURED};
 use crate::upstream::World;
 
 /// How much faster clocks are; less where the machine is busy.
-pub(crate) const SPEED: u32 = 60;
+pub(crate) const SPEED: u32 = 10;
 const LOADS: [f64; 2] = [0.9, 1.1];
 /// Seeds of the wire; the virtual run has the same and more.
 pub(crate) const SEEDS: u64 = 2;
@@ -45,7 +47,7 @@ const WORDS: u32 = 8;
 /// Tokens of an answer in the trace, about.
 const COMPLETION: f64 = 225.0;
 /// A machine that sends this late measures itself.
-const LATEST: f64 = 4.0;
+const LATEST: f64 = 2.0;
 
 /// How far a mean of the wire may be from the virtual run's.
 struct Band {
