@@ -256,7 +256,7 @@ fn charges_that_no_answer_confirms_are_made_up_for_by_what_trickles_in() {
         lane.told(0, 0, 60_000, left);
         lane.now += seconds(10);
     }
-    assert!(matches!(lane.estimator.restart(lane.now), None), "it is known to trickle");
+    assert!(lane.estimator.restart(lane.now).is_none(), "it is known to trickle");
     lane.now += seconds(60);
     for _ in 0..10 {
         // Their callers leave, or they are answered 400.
