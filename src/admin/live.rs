@@ -30,7 +30,7 @@ const WATCHERS: usize = 20;
 /// Pieces that a watcher may be behind: so many seconds, about.
 const QUEUE: usize = 8;
 /// Between two looks at whether a state has changed, while somebody watches.
-pub(super) const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(200);
 /// Looks from one status document to the next.
 const LOOKS: u32 = 5;
 
@@ -65,11 +65,16 @@ impl Live {
         }
     }
 
-    /// One look, every [`LOOK`].
+    /// Until the next look: nobody is in a hurry while nobody watches, and an idle process is left asleep.
+    pub(super) fn pause(&self) -> Duration {
+        if self.watched() { LOOK } else { LOOK * LOOKS }
+    }
+
+    /// One look.
     pub(super) fn look(&self, now: Instant, doors: &Doors) {
-        let due = self.looks.get().is_multiple_of(LOOKS);
-        self.looks.set(self.looks.get().wrapping_add(1));
         let watched = self.watched();
+        let due = !watched || self.looks.get().is_multiple_of(LOOKS);
+        self.looks.set(self.looks.get().wrapping_add(1));
         let changed = watched && (doors.changes)() != self.told.get();
         if !due && !changed {
             return;

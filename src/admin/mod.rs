@@ -34,7 +34,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use secrecy::SecretString;
 use serde::Serialize;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use crate::balance::PoolSnapshot;
 use crate::net::server::{BodyError, Handler, Peer};
@@ -195,11 +195,9 @@ impl Admin {
 
     /// Looks at the pool, remembers, and tells the watchers. Never ends: dropped with its runtime.
     pub async fn look(self: Rc<Self>) {
-        let mut tick = interval(live::LOOK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
             self.live.look(clock::now(), &self.doors);
+            sleep(self.live.pause()).await;
         }
     }
 
