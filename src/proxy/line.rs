@@ -24,6 +24,10 @@ use super::{ProxySettings, Shared};
 use crate::balance::{Ask, BackendId};
 use crate::telemetry::clock;
 
+/// Of the time that is left until the request's deadline, one part in so many may go by in line: the rest is for its
+/// answer.
+const PART: u32 = 2;
+
 /// A lane of unknown room shows within this time whether it is full: 429s come in 20 to 100 ms.
 const SHOWS: Duration = Duration::from_millis(100);
 
@@ -164,12 +168,17 @@ impl Patience {
         Self { shared: Arc::clone(shared), hold, deadline, most: settings.held, ends: None, ticket: None }
     }
 
+    /// When it ends if it begins now.
+    fn latest(&self, now: Instant) -> Instant {
+        now + self.hold.min(self.deadline.saturating_duration_since(now) / PART)
+    }
+
     /// What the pool is told of it: how long it may still wait, and behind how many.
     pub(super) fn tell<'a>(&self, now: Instant, ask: Ask<'a>, deployment: Option<&Arc<str>>) -> Ask<'a> {
         if self.hold.is_zero() {
             return ask;
         }
-        let ends = self.ends.unwrap_or_else(|| self.deadline.min(now + self.hold));
+        let ends = self.ends.unwrap_or_else(|| self.latest(now));
         let lines = &self.shared.lines;
         let ahead = if lines.count() == 0 {
             0
@@ -188,7 +197,8 @@ impl Patience {
         ledger: &mut Option<Ledger>,
     ) {
         let began = clock::now();
-        let ends = *self.ends.get_or_insert_with(|| self.deadline.min(began + self.hold));
+        let ends = self.ends.unwrap_or_else(|| self.latest(began));
+        self.ends = Some(ends);
         if !self.join(which(ask, deployment)) {
             self.ends = Some(began);
             return;

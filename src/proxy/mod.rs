@@ -262,6 +262,10 @@ impl Proxy {
         let mut ask = asks(&understood, deployment.as_deref(), &parts.headers, lowest_priority);
         loop {
             let now = clock::now();
+            // No lane is to blame for what is cut off before it could begin.
+            if now >= deadline {
+                return Err(ProxyError::UpstreamTimeout);
+            }
             ask.pin = bond.pin();
             let asked = patience.tell(now, ask, deployment.as_ref());
             let picked = self.shared.pool().pick(now, &asked, &mut attempts);

@@ -24,6 +24,18 @@ async fn known(hold: &str, limits: &str) -> Stage {
     stage
 }
 
+/// The same, but no header tells how much room there is. As much as is served lately in the time that one may wait is as
+/// many as may wait.
+async fn blind(hold: &str) -> Stage {
+    let blind = HeaderSettings { ratelimit: false, ratelimit_reset: false, ..HeaderSettings::default() };
+    let scene = Scene::of([("east", 1)]).resource("east", |east| east.headers = blind);
+    let stage = scene.toml(&format!("[retry]\nhold = \"{hold}\"")).start();
+    for _ in 0..20 {
+        assert_eq!(stage.chat().await.status, 200);
+    }
+    stage
+}
+
 /// The next request is answered 429 and its lane cools for so long.
 fn full_for(stage: &Stage, milliseconds: u64) {
     stage.resource("east").fault(FaultRule::times(throttle_ms(milliseconds), 1));
@@ -116,13 +128,23 @@ async fn who_would_wait_in_vain_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn nobody_waits_beyond_its_deadline() {
-    let stage = known("10s", "").await;
-    full_for(&stage, 6_000);
-    let began = Instant::now();
+async fn nobody_waits_longer_than_half_of_the_time_that_is_left_until_its_deadline() {
+    let stage = blind("15s").await;
+    // The first looks after a second and a half, finds the lane full once more, and is served after three.
+    stage.resource("east").fault(FaultRule::times(throttle_ms(1_500), 2));
+    let first = asks(&stage, "first");
+    waiting(&stage, 1).await;
     let mut request = post(CHAT, QUESTION);
-    request.headers_mut().insert("x-stainless-read-timeout", "2".parse().unwrap());
-    told_at_once(&stage.caller().send(request).await.whole().await, began);
+    request.headers_mut().insert("x-stainless-read-timeout", "4".parse().unwrap());
+    let caller = stage.caller();
+    let began = Instant::now();
+    let second = tokio::spawn(async move { caller.send(request).await.whole().await });
+    waiting(&stage, 2).await;
+    let second = answer(second).await;
+    assert!(began.elapsed() >= Duration::from_millis(1_900), "it waited: {:?}", began.elapsed());
+    told_at_once(&second, began);
+    assert_eq!(stage.balancer.status().callers.held, 1, "before the first was served");
+    assert_eq!(answer(first).await.status, 200);
 }
 
 #[tokio::test]
@@ -209,15 +231,7 @@ async fn a_websocket_waits_for_room_before_it_is_opened() {
 
 #[tokio::test]
 async fn where_no_header_tells_how_much_room_there_is_one_place_wakes_one_request() {
-    let blind = HeaderSettings { ratelimit: false, ratelimit_reset: false, ..HeaderSettings::default() };
-    let stage = Scene::of([("east", 1)])
-        .resource("east", |east| east.headers = blind)
-        .toml("[retry]\nhold = \"15s\"")
-        .start();
-    // As much as is served lately in the time that one may wait is as many as may wait.
-    for _ in 0..20 {
-        assert_eq!(stage.chat().await.status, 200);
-    }
+    let stage = blind("15s").await;
     stage.resource("east").fault(throttle_ms(300));
     let before = stage.seen("east");
     let began = Instant::now();
