@@ -31,6 +31,10 @@ const PART: u32 = 2;
 /// A lane of unknown room shows within this time whether it is full: 429s come in 20 to 100 ms.
 const SHOWS: Duration = Duration::from_millis(100);
 
+/// A lane that says "in 10 ms" each time is asked no more often than so by one request: what it waits for is room, and
+/// there is none.
+const MOST_ROUNDS: u32 = 16;
+
 /// Who waits for the same lanes.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Which {
@@ -158,6 +162,10 @@ pub(super) struct Patience {
     most: usize,
     /// When it ends; once it began.
     ends: Option<Instant>,
+    /// How often it waited once more after it had asked a lane.
+    rounds: u32,
+    /// It asked a lane since it last waited.
+    asked: bool,
     /// Kept when it leaves the line: should it have to wait again, it stands where it stood.
     ticket: Option<Ticket>,
 }
@@ -165,7 +173,16 @@ pub(super) struct Patience {
 impl Patience {
     pub(super) fn new(shared: &Arc<Shared>, settings: &ProxySettings, deadline: Instant) -> Self {
         let hold = settings.hold.unwrap_or_default();
-        Self { shared: Arc::clone(shared), hold, deadline, most: settings.held, ends: None, ticket: None }
+        Self {
+            shared: Arc::clone(shared),
+            hold,
+            deadline,
+            most: settings.held,
+            ends: None,
+            rounds: 0,
+            asked: false,
+            ticket: None,
+        }
     }
 
     /// When it ends if it begins now.
@@ -175,7 +192,7 @@ impl Patience {
 
     /// What the pool is told of it: how long it may still wait, and behind how many.
     pub(super) fn tell<'a>(&self, now: Instant, ask: Ask<'a>, deployment: Option<&Arc<str>>) -> Ask<'a> {
-        if self.hold.is_zero() {
+        if self.hold.is_zero() || (self.asked && self.rounds >= MOST_ROUNDS) {
             return ask;
         }
         let ends = self.ends.unwrap_or_else(|| self.latest(now));
@@ -197,6 +214,7 @@ impl Patience {
         ledger: &mut Option<Ledger>,
     ) {
         let began = clock::now();
+        self.rounds += u32::from(std::mem::take(&mut self.asked));
         let ends = self.ends.unwrap_or_else(|| self.latest(began));
         self.ends = Some(ends);
         if !self.join(which(ask, deployment)) {
@@ -204,7 +222,7 @@ impl Patience {
             return;
         }
         if let Some(entry) = ledger {
-            entry.waits(began);
+            entry.stands_in_line(began);
         }
         let first = self.stand(until, ends).await;
         let now = clock::now();
@@ -214,8 +232,7 @@ impl Patience {
             self.leave();
         }
         if let Some(entry) = ledger {
-            entry.waited_until(now);
-            entry.was_held(now.saturating_duration_since(began));
+            entry.goes_on(now);
         }
     }
 
@@ -259,6 +276,7 @@ impl Patience {
 
     /// The request has its place on a lane: whoever is next in line may look, once it has shown that there is room.
     pub(super) async fn follow<F: Future>(&mut self, has_room: bool, mut attempt: Pin<&mut F>) -> F::Output {
+        self.asked = true;
         if has_room {
             self.leave();
         }

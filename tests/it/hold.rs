@@ -148,6 +148,31 @@ async fn nobody_waits_longer_than_half_of_the_time_that_is_left_until_its_deadli
 }
 
 #[tokio::test]
+async fn who_is_told_to_come_back_at_once_again_and_again_asks_a_bounded_number_of_times() {
+    let stage = known("60s", "").await;
+    let before = stage.seen("east");
+    stage.resource("east").fault(throttle_ms(10));
+    let answer = stage.chat().await;
+    assert_eq!((answer.status, answer.code().as_str()), (429, "429"), "{answer:?}");
+    assert_eq!(stage.seen("east") - before, 17, "once, and sixteen times more");
+    assert_eq!(stage.balancer.status().callers.held_total, 1);
+}
+
+#[tokio::test]
+async fn who_leaves_while_in_line_counts_as_held() {
+    let stage = known("15s", "").await;
+    full_for(&stage, 5_000);
+    let asked = asks(&stage, "first");
+    waiting(&stage, 1).await;
+    asked.abort();
+    eventually("it is told", || records(&stage).len() == 2).await;
+    let record = &records(&stage)[1];
+    assert_eq!(record["status"], 0, "{record}");
+    assert!(record["held_ms"].is_number(), "{record}");
+    assert_eq!(stage.balancer.status().callers.held_total, 1);
+}
+
+#[tokio::test]
 async fn one_more_than_may_wait_is_answered_at_once_and_a_caller_that_leaves_frees_its_place() {
     let stage = known("15s", "held = 1").await;
     full_for(&stage, 3_000);
