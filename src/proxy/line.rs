@@ -1,13 +1,13 @@
-//! Waiting in line (`retry.hold`): requests that found every lane full go on when one has room again, in the order in
-//! which they came.
+//! Waiting in line (`retry.hold`): requests that found every lane full go on when one has room again; among those who
+//! wait, first come, first to look.
 //!
 //! There is a line for each deployment; who is tied to one backend, or may not spill over, waits for other lanes and so in
 //! another line. Only its first looks again, when the soonest lane is back, so that one place wakes one request. When it
 //! was placed, the next one looks: at once where headers say how much room there is, else once the first has its answer,
 //! or after [`SHOWS`]. Whether it is worth waiting at all is decided by `balance`.
 //!
-//! Who comes and fits goes on without a look at the line: what it takes is too little for the first one there, or the
-//! first one would have it.
+//! Who comes and finds room goes on without a look at the line. So a small request may pass a large one that waits for
+//! more room, and one that comes in the moment in which a lane is back may pass the first one there: no order is promised.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -49,6 +49,8 @@ pub(super) struct Lines {
     state: Mutex<State>,
     /// How many wait, in all lines; read without the lock.
     count: AtomicUsize,
+    /// How often all were told to look. Counted before the lock is taken: whoever joins after that sees it.
+    looks: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +90,16 @@ impl Lines {
         let mut state = self.state();
         state.closed = true;
         state.lines.values().flatten().for_each(|waiter| waiter.news.notify_one());
+    }
+
+    /// What was full may not be any more, for a reason that no one in line could foresee: the first of each looks.
+    pub(super) fn look(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.state().lines.values().filter_map(VecDeque::front).for_each(|first| first.news.notify_one());
+    }
+
+    fn looks(&self) -> usize {
+        self.looks.load(Ordering::Relaxed)
     }
 
     fn ahead(&self, which: &Which, ticket: Option<u64>) -> usize {
@@ -162,6 +174,8 @@ pub(super) struct Patience {
     most: usize,
     /// When it ends; once it began.
     ends: Option<Instant>,
+    /// [`Lines::looks`] before its last pick.
+    looks: usize,
     /// How often it waited once more after it had asked a lane.
     rounds: u32,
     /// It asked a lane since it last waited.
@@ -179,6 +193,7 @@ impl Patience {
             deadline,
             most: settings.held,
             ends: None,
+            looks: 0,
             rounds: 0,
             asked: false,
             ticket: None,
@@ -191,12 +206,13 @@ impl Patience {
     }
 
     /// What the pool is told of it: how long it may still wait, and behind how many.
-    pub(super) fn tell<'a>(&self, now: Instant, ask: Ask<'a>, deployment: Option<&Arc<str>>) -> Ask<'a> {
+    pub(super) fn tell<'a>(&mut self, now: Instant, ask: Ask<'a>, deployment: Option<&Arc<str>>) -> Ask<'a> {
         if self.hold.is_zero() || (self.asked && self.rounds >= MOST_ROUNDS) {
             return ask;
         }
         let ends = self.ends.unwrap_or_else(|| self.latest(now));
         let lines = &self.shared.lines;
+        self.looks = lines.looks();
         let ahead = if lines.count() == 0 {
             0
         } else {
@@ -250,27 +266,29 @@ impl Patience {
         self.ticket.is_some()
     }
 
-    /// Returns when it is the first's turn to look, or when it waits no longer: false.
+    /// Returns when it is the first's turn to look, or when it waits no longer: false. Where it stands is read anew each
+    /// time: who was here before and found its lane full stands in front of it again.
     async fn stand(&self, until: Instant, ends: Instant) -> bool {
         let Some(Ticket { which, number, news, .. }) = &self.ticket else { return false };
         let lines = &self.shared.lines;
-        let mut was = lines.standing(which, *number);
         loop {
-            let limit = match was {
+            let stands = lines.standing(which, *number);
+            let limit = match stands {
+                // What came back since it picked was told to whoever was first then.
+                Standing::First if lines.looks() != self.looks => return true,
                 Standing::First => until.min(ends),
                 Standing::Behind => ends,
                 Standing::Closed => return false,
             };
-            tokio::select! {
-                () = sleep_until(limit.into()) => return was == Standing::First,
-                () = news.notified() => {}
+            let is_over = tokio::select! {
+                () = sleep_until(limit.into()) => stands == Standing::Behind,
+                () = news.notified() => false,
+            };
+            match lines.standing(which, *number) {
+                Standing::First => return true,
+                Standing::Behind if is_over => return false,
+                Standing::Behind | Standing::Closed => {}
             }
-            let is = lines.standing(which, *number);
-            // Whoever stood before it was placed, or left.
-            if (was, is) == (Standing::Behind, Standing::First) {
-                return true;
-            }
-            was = is;
         }
     }
 

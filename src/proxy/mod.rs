@@ -151,6 +151,12 @@ impl Shared {
         drop(pool);
         self.health.set_credentials(count);
         self.credentials.send_replace(());
+        self.look_again();
+    }
+
+    /// A backend may be back for another reason than time: whoever is first in line looks now.
+    pub fn look_again(&self) {
+        self.lines.look();
     }
 
     /// The pool. Held for microseconds, never across an await. A panic while it was held cannot have left it

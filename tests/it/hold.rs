@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::fixture::caller::post;
-use super::fixture::{Answer, CHAT, Caller, QUESTION, STREAMED, Scene, Stage, eventually, within};
+use super::fixture::{Answer, CHAT, Caller, QUESTION, STREAMED, Scene, Stage, eventually, settings, within};
 use super::raw::Wire;
 
 fn throttle_ms(milliseconds: u64) -> Fault {
@@ -173,19 +173,80 @@ async fn who_leaves_while_in_line_counts_as_held() {
 }
 
 #[tokio::test]
-async fn one_more_than_may_wait_is_answered_at_once_and_a_caller_that_leaves_frees_its_place() {
+async fn one_more_than_may_wait_is_answered_at_once() {
     let stage = known("15s", "held = 1").await;
-    full_for(&stage, 3_000);
+    full_for(&stage, 1_500);
     let first = asks(&stage, "first");
     waiting(&stage, 1).await;
     let began = Instant::now();
     told_at_once(&stage.chat().await, began);
-    first.abort();
-    waiting(&stage, 0).await;
-    let third = asks(&stage, "third");
-    waiting(&stage, 1).await;
-    assert_eq!(answer(third).await.status, 200);
-    assert_eq!(stage.seen("east"), 3, "who left was sent nowhere");
+    assert_eq!(answer(first).await.status, 200);
+    assert_eq!(stage.seen("east"), 3, "who was told at once was sent nowhere");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_frees_its_place_for_the_one_behind_it() {
+    let stage = known("30s", "held = 3").await;
+    full_for(&stage, 1_500);
+    let mut asked = Vec::new();
+    for (number, name) in ["first", "second", "third"].into_iter().enumerate() {
+        asked.push(asks(&stage, name));
+        waiting(&stage, number + 1).await;
+    }
+    let began = Instant::now();
+    asked.remove(0).abort();
+    waiting(&stage, 2).await;
+    for asked in asked {
+        assert_eq!(answer(asked).await.status, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "long before their time was over");
+    let seen = stage.resource("east").requests();
+    assert_eq!(seen.len(), 4, "who left was sent nowhere once it stood in line");
+}
+
+/// `east` is full for long, and one waits for it: `west` was drained, or is not there yet.
+async fn waits_for_east(stage: &Stage) -> JoinHandle<Answer> {
+    full_for(stage, 20_000);
+    let first = asks(stage, "first");
+    waiting(stage, 1).await;
+    first
+}
+
+fn post_to(stage: &Stage, path: &str) -> u16 {
+    let mut wire = Wire::to(stage.balancer.admin_address().unwrap());
+    wire.send(&format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\n\r\n"));
+    wire.head().unwrap().status
+}
+
+#[tokio::test]
+async fn those_in_line_use_a_backend_that_an_operator_resumes() {
+    let stage = Scene::of([("east", 1), ("west", 1)])
+        .server("admin_listen = \"127.0.0.1:0\"\n")
+        .toml("[retry]\nhold = \"30s\"")
+        .start();
+    assert_eq!(post_to(&stage, "/backends/west/drain"), 200);
+    assert_eq!(stage.chat().await.region(), Some("east"));
+    let asked = [waits_for_east(&stage).await, asks(&stage, "second")];
+    waiting(&stage, 2).await;
+    let began = Instant::now();
+    assert_eq!(post_to(&stage, "/backends/west/resume"), 200);
+    for asked in asked {
+        assert_eq!(answer(asked).await.region(), Some("west"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn those_in_line_use_a_backend_that_a_reload_brings() {
+    let stage = Scene::of([("east", 1), ("west", 1)]).toml("[retry]\nhold = \"30s\"").start();
+    let without = stage.text.rsplit_once("[[backends]]").unwrap().0;
+    stage.balancer.reload(settings(without)).unwrap();
+    assert_eq!(stage.chat().await.region(), Some("east"));
+    let asked = waits_for_east(&stage).await;
+    let began = Instant::now();
+    stage.balancer.reload(settings(&stage.text)).unwrap();
+    assert_eq!(answer(asked).await.region(), Some("west"));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
