@@ -327,3 +327,86 @@ impl Drop for Patience {
 fn which(ask: &Ask<'_>, deployment: Option<&Arc<str>>) -> Which {
     Which { deployment: deployment.cloned(), pin: ask.pin, lowest_priority: ask.lowest_priority }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::{PinSettings, Pool, PoolSettings};
+
+    const ANY: Which = Which { deployment: None, pin: None, lowest_priority: None };
+
+    /// Two in one line.
+    fn two() -> (Patience, Patience) {
+        let pool = Pool::new(PoolSettings { backends: Vec::new(), lanes: 1 }, 1);
+        let shared = Arc::new(Shared::new(pool, PinSettings { ids: 1, home: 0 }));
+        let one = || Patience {
+            shared: Arc::clone(&shared),
+            hold: Duration::from_secs(100),
+            deadline: after(1_000),
+            most: 2,
+            ends: None,
+            looks: 0,
+            rounds: 0,
+            asked: false,
+            ticket: None,
+        };
+        let (mut first, mut second) = (one(), one());
+        assert!(first.join(ANY) && second.join(ANY));
+        (first, second)
+    }
+
+    fn after(seconds: u64) -> Instant {
+        clock::now() + Duration::from_secs(seconds)
+    }
+
+    fn whole_seconds(since: Instant) -> u64 {
+        clock::now().saturating_duration_since(since).as_secs()
+    }
+
+    async fn seconds(seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_first_once_more_looks_when_it_is_told_and_not_before() {
+        let (mut first, second) = two();
+        let began = clock::now();
+        first.leave();
+        let comes_and_goes = async {
+            seconds(1).await;
+            assert!(first.join(ANY), "its lane was full");
+            seconds(4).await;
+            first.leave();
+        };
+        // Told that it was first, it looked, and waits again.
+        assert!(second.stand(after(3), after(50)).await);
+        let (looks, ()) = tokio::join!(second.stand(after(3), after(50)), comes_and_goes);
+        assert!(looks);
+        assert_eq!(whole_seconds(began), 5, "after three seconds it stood behind");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stands_behind_waits_no_longer_than_its_time() {
+        let (_first, second) = two();
+        let began = clock::now();
+        assert!(!second.stand(after(3), after(7)).await);
+        assert_eq!(whole_seconds(began), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_of_a_line_looks_at_once_when_a_backend_may_be_back_also_between_pick_and_wait() {
+        let (first, second) = two();
+        let began = clock::now();
+        let told = async {
+            seconds(2).await;
+            first.shared.lines.look();
+        };
+        let (looks, behind, ()) =
+            tokio::join!(first.stand(after(30), after(50)), second.stand(after(30), after(9)), told);
+        assert!(looks && !behind);
+        assert_eq!(whole_seconds(began), 9);
+        // It has not picked since: what was told meanwhile counts.
+        assert!(first.stand(after(30), after(50)).await);
+        assert_eq!(whole_seconds(began), 9);
+    }
+}
