@@ -50,6 +50,8 @@ pub(super) struct Ledger {
     working_since: Instant,
     ours: Duration,
     held: Option<Duration>,
+    /// While it waits in line.
+    in_line_since: Option<Instant>,
     first_byte: Option<Duration>,
     status: u16,
     served_by: Option<usize>,
@@ -85,6 +87,7 @@ impl Ledger {
             working_since: started,
             ours: Duration::ZERO,
             held: None,
+            in_line_since: None,
             first_byte: None,
             status: 0,
             served_by: None,
@@ -115,9 +118,22 @@ impl Ledger {
         self.working_since = now;
     }
 
-    /// It stood in line for so long; perhaps not for the first time.
-    pub(super) fn was_held(&mut self, time: Duration) {
-        *self.held.get_or_insert_default() += time;
+    /// It waits in line; perhaps not for the first time.
+    pub(super) fn stands_in_line(&mut self, now: Instant) {
+        self.waits(now);
+        self.in_line_since = Some(now);
+    }
+
+    /// It waits in line no more.
+    pub(super) fn goes_on(&mut self, now: Instant) {
+        self.waited_until(now);
+        self.count_held(now);
+    }
+
+    fn count_held(&mut self, now: Instant) {
+        if let Some(since) = self.in_line_since.take() {
+            *self.held.get_or_insert_default() += now.saturating_duration_since(since);
+        }
     }
 
     /// A backend's number in this record: after a reload the same number may mean another one.
@@ -241,6 +257,8 @@ impl Ledger {
             return;
         }
         self.settle(now, ended);
+        // Who left may have done so in line.
+        self.count_held(now);
         let with_later: Vec<Arc<str>>;
         let backends = if self.later.is_empty() {
             &self.edge.names

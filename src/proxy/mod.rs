@@ -151,6 +151,12 @@ impl Shared {
         drop(pool);
         self.health.set_credentials(count);
         self.credentials.send_replace(());
+        self.look_again();
+    }
+
+    /// A backend may be back for another reason than time: whoever is first in line looks now.
+    pub fn look_again(&self) {
+        self.lines.look();
     }
 
     /// The pool. Held for microseconds, never across an await. A panic while it was held cannot have left it
@@ -262,6 +268,10 @@ impl Proxy {
         let mut ask = asks(&understood, deployment.as_deref(), &parts.headers, lowest_priority);
         loop {
             let now = clock::now();
+            // No lane is to blame for what is cut off before it could begin.
+            if now >= deadline {
+                return Err(ProxyError::UpstreamTimeout);
+            }
             ask.pin = bond.pin();
             let asked = patience.tell(now, ask, deployment.as_ref());
             let picked = self.shared.pool().pick(now, &asked, &mut attempts);

@@ -119,7 +119,7 @@ pub struct AttemptNote {
 }
 
 /// The attempts of one request, in order; a record names the first [`NAMED_ATTEMPTS`] and counts further ones. There
-/// are at most two for each backend.
+/// are at most two for each backend, and as many more for each round after a wait in line, of which there are few.
 #[derive(Clone, Debug, Default)]
 pub struct AttemptNotes {
     /// Here, because most requests have one or two, and a record lives as long as its stream.

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::fixture::caller::post;
-use super::fixture::{Answer, CHAT, Caller, QUESTION, STREAMED, Scene, Stage, eventually, within};
+use super::fixture::{Answer, CHAT, Caller, QUESTION, STREAMED, Scene, Stage, eventually, settings, within};
 use super::raw::Wire;
 
 fn throttle_ms(milliseconds: u64) -> Fault {
@@ -21,6 +21,18 @@ async fn known(hold: &str, limits: &str) -> Stage {
     let tables = format!("[retry]\nhold = \"{hold}\"\n[limits]\n{limits}");
     let stage = Scene::of([("east", 1)]).toml(&tables).start();
     assert_eq!(stage.chat().await.status, 200);
+    stage
+}
+
+/// The same, but no header tells how much room there is. As much as is served lately in the time that one may wait is as
+/// many as may wait.
+async fn blind(hold: &str) -> Stage {
+    let blind = HeaderSettings { ratelimit: false, ratelimit_reset: false, ..HeaderSettings::default() };
+    let scene = Scene::of([("east", 1)]).resource("east", |east| east.headers = blind);
+    let stage = scene.toml(&format!("[retry]\nhold = \"{hold}\"")).start();
+    for _ in 0..20 {
+        assert_eq!(stage.chat().await.status, 200);
+    }
     stage
 }
 
@@ -116,29 +128,125 @@ async fn who_would_wait_in_vain_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn nobody_waits_beyond_its_deadline() {
-    let stage = known("10s", "").await;
-    full_for(&stage, 6_000);
-    let began = Instant::now();
+async fn nobody_waits_longer_than_half_of_the_time_that_is_left_until_its_deadline() {
+    let stage = blind("15s").await;
+    // The first looks after a second and a half, finds the lane full once more, and is served after three.
+    stage.resource("east").fault(FaultRule::times(throttle_ms(1_500), 2));
+    let first = asks(&stage, "first");
+    waiting(&stage, 1).await;
     let mut request = post(CHAT, QUESTION);
-    request.headers_mut().insert("x-stainless-read-timeout", "2".parse().unwrap());
-    told_at_once(&stage.caller().send(request).await.whole().await, began);
+    request.headers_mut().insert("x-stainless-read-timeout", "4".parse().unwrap());
+    let caller = stage.caller();
+    let began = Instant::now();
+    let second = tokio::spawn(async move { caller.send(request).await.whole().await });
+    waiting(&stage, 2).await;
+    let second = answer(second).await;
+    assert!(began.elapsed() >= Duration::from_millis(1_900), "it waited: {:?}", began.elapsed());
+    told_at_once(&second, began);
+    assert_eq!(stage.balancer.status().callers.held, 1, "before the first was served");
+    assert_eq!(answer(first).await.status, 200);
 }
 
 #[tokio::test]
-async fn one_more_than_may_wait_is_answered_at_once_and_a_caller_that_leaves_frees_its_place() {
+async fn who_is_told_to_come_back_at_once_again_and_again_asks_a_bounded_number_of_times() {
+    let stage = known("60s", "").await;
+    let before = stage.seen("east");
+    stage.resource("east").fault(throttle_ms(10));
+    let answer = stage.chat().await;
+    assert_eq!((answer.status, answer.code().as_str()), (429, "429"), "{answer:?}");
+    assert_eq!(stage.seen("east") - before, 17, "once, and sixteen times more");
+    assert_eq!(stage.balancer.status().callers.held_total, 1);
+}
+
+#[tokio::test]
+async fn who_leaves_while_in_line_counts_as_held() {
+    let stage = known("15s", "").await;
+    full_for(&stage, 5_000);
+    let asked = asks(&stage, "first");
+    waiting(&stage, 1).await;
+    asked.abort();
+    eventually("it is told", || records(&stage).len() == 2).await;
+    let record = &records(&stage)[1];
+    assert_eq!(record["status"], 0, "{record}");
+    assert!(record["held_ms"].is_number(), "{record}");
+    assert_eq!(stage.balancer.status().callers.held_total, 1);
+}
+
+#[tokio::test]
+async fn one_more_than_may_wait_is_answered_at_once() {
     let stage = known("15s", "held = 1").await;
-    full_for(&stage, 3_000);
+    full_for(&stage, 1_500);
     let first = asks(&stage, "first");
     waiting(&stage, 1).await;
     let began = Instant::now();
     told_at_once(&stage.chat().await, began);
-    first.abort();
-    waiting(&stage, 0).await;
-    let third = asks(&stage, "third");
-    waiting(&stage, 1).await;
-    assert_eq!(answer(third).await.status, 200);
-    assert_eq!(stage.seen("east"), 3, "who left was sent nowhere");
+    assert_eq!(answer(first).await.status, 200);
+    assert_eq!(stage.seen("east"), 3, "who was told at once was sent nowhere");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_frees_its_place_for_the_one_behind_it() {
+    let stage = known("30s", "held = 3").await;
+    full_for(&stage, 1_500);
+    let mut asked = Vec::new();
+    for (number, name) in ["first", "second", "third"].into_iter().enumerate() {
+        asked.push(asks(&stage, name));
+        waiting(&stage, number + 1).await;
+    }
+    let began = Instant::now();
+    asked.remove(0).abort();
+    waiting(&stage, 2).await;
+    for asked in asked {
+        assert_eq!(answer(asked).await.status, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "long before their time was over");
+    let seen = stage.resource("east").requests();
+    assert_eq!(seen.len(), 4, "who left was sent nowhere once it stood in line");
+}
+
+/// `east` is full for long, and one waits for it: `west` was drained, or is not there yet.
+async fn waits_for_east(stage: &Stage) -> JoinHandle<Answer> {
+    full_for(stage, 20_000);
+    let first = asks(stage, "first");
+    waiting(stage, 1).await;
+    first
+}
+
+fn post_to(stage: &Stage, path: &str) -> u16 {
+    let mut wire = Wire::to(stage.balancer.admin_address().unwrap());
+    wire.send(&format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\n\r\n"));
+    wire.head().unwrap().status
+}
+
+#[tokio::test]
+async fn those_in_line_use_a_backend_that_an_operator_resumes() {
+    let stage = Scene::of([("east", 1), ("west", 1)])
+        .server("admin_listen = \"127.0.0.1:0\"\n")
+        .toml("[retry]\nhold = \"30s\"")
+        .start();
+    assert_eq!(post_to(&stage, "/backends/west/drain"), 200);
+    assert_eq!(stage.chat().await.region(), Some("east"));
+    let asked = [waits_for_east(&stage).await, asks(&stage, "second")];
+    waiting(&stage, 2).await;
+    let began = Instant::now();
+    assert_eq!(post_to(&stage, "/backends/west/resume"), 200);
+    for asked in asked {
+        assert_eq!(answer(asked).await.region(), Some("west"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn those_in_line_use_a_backend_that_a_reload_brings() {
+    let stage = Scene::of([("east", 1), ("west", 1)]).toml("[retry]\nhold = \"30s\"").start();
+    let without = stage.text.rsplit_once("[[backends]]").unwrap().0;
+    stage.balancer.reload(settings(without)).unwrap();
+    assert_eq!(stage.chat().await.region(), Some("east"));
+    let asked = waits_for_east(&stage).await;
+    let began = Instant::now();
+    stage.balancer.reload(settings(&stage.text)).unwrap();
+    assert_eq!(answer(asked).await.region(), Some("west"));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -209,15 +317,7 @@ async fn a_websocket_waits_for_room_before_it_is_opened() {
 
 #[tokio::test]
 async fn where_no_header_tells_how_much_room_there_is_one_place_wakes_one_request() {
-    let blind = HeaderSettings { ratelimit: false, ratelimit_reset: false, ..HeaderSettings::default() };
-    let stage = Scene::of([("east", 1)])
-        .resource("east", |east| east.headers = blind)
-        .toml("[retry]\nhold = \"15s\"")
-        .start();
-    // As much as is served lately in the time that one may wait is as many as may wait.
-    for _ in 0..20 {
-        assert_eq!(stage.chat().await.status, 200);
-    }
+    let stage = blind("15s").await;
     stage.resource("east").fault(throttle_ms(300));
     let before = stage.seen("east");
     let began = Instant::now();

@@ -32,6 +32,10 @@ const MOST_WAITING: usize = 4096;
 /// So many are sent at a time, and from so many on without delay.
 pub const BATCH: usize = 512;
 
+/// Attempts of one request that have a span of their own: the first ones, and the last. More than that has only who waits
+/// in line again and again.
+const MOST_TRIES: usize = 32;
+
 /// Of this many trace ids those below the share are traced.
 const ALL: u64 = 1 << 63;
 
@@ -116,6 +120,7 @@ impl Trace {
     /// An attempt begins: where, and what the deployment is called there.
     pub fn tries(&mut self, now: Instant, (address, port): (&str, u16), model: Option<Arc<str>>) {
         let address = address.to_owned();
+        self.tries.truncate(MOST_TRIES - 1);
         self.tries.push(Try { began: now, first: None, ended: None, status: None, address, port, model });
     }
 
@@ -347,5 +352,33 @@ mod tests {
         assert_eq!(taken, [BATCH; MOST_WAITING / BATCH]);
         end();
         assert_eq!((spans.take().len(), spans.dropped()), (1, 3));
+    }
+
+    #[test]
+    fn of_very_many_attempts_the_first_ones_have_spans_and_the_last() {
+        let spans = traced(1.0);
+        let mut attempts = AttemptNotes::default();
+        let names = ["east".into(), "west".into()];
+        let now = clock::now();
+        let mut trace = spans.begin(&HeaderMap::new(), RequestIds::new(1, 0).next_id(), now).unwrap();
+        for number in 0..100 {
+            trace.tries(now, ("there", 443), None);
+            trace.answered(if number < 99 { 429 } else { 200 });
+            attempts.push(usize::from(number == 99), if number < 99 { "throttled" } else { "served" });
+            trace.tried(now);
+        }
+        trace.commits(now);
+        spans.end(&trace, &record(&names, &attempts));
+        let spans = spans.take();
+        assert_eq!(spans.len(), 1 + MOST_TRIES);
+        let told = |span: &Span, key: &str| {
+            let fact = span.attributes.iter().find(|fact| fact.key == key);
+            fact.map(|fact| format!("{:?}", fact.value)).unwrap_or_default()
+        };
+        assert!(told(&spans[1], "sidestep.verdict").contains("throttled"));
+        let last = &spans[MOST_TRIES];
+        assert!(told(last, "sidestep.verdict").contains("served"));
+        assert!(told(last, "sidestep.backend").contains("west"));
+        assert!(told(last, "http.request.resend_count").contains("99"));
     }
 }

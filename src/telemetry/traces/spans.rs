@@ -25,12 +25,16 @@ const SAMPLED: u32 = 0x1;
 const PARENT_KNOWN: u32 = 0x100;
 const PARENT_REMOTE: u32 = 0x200;
 
-/// The request's span, then one for each attempt.
+/// The request's span, then one for each attempt; of very many, those of the first and the last.
 pub(super) fn of(trace: &Trace, record: &AccessRecord<'_>) -> Vec<Span> {
     let end = trace.started + record.total;
     let mut spans = Vec::with_capacity(1 + trace.tries.len());
     spans.push(request(trace, record, end));
-    for (number, (tried, note)) in trace.tries.iter().zip(record.attempts.all()).enumerate() {
+    let left_out = (record.attempts.count() as usize).saturating_sub(trace.tries.len());
+    let last = trace.tries.len().saturating_sub(1);
+    let notes = record.attempts.all().enumerate();
+    let notes = notes.filter(|(number, _)| *number < last || *number >= last + left_out);
+    for (tried, (number, note)) in trace.tries.iter().zip(notes) {
         spans.push(attempt(trace, record, number, (tried, *note), end));
     }
     spans
