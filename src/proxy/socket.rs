@@ -3,6 +3,7 @@
 //! Its place on the lane and its record are held until the socket ends.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
@@ -80,12 +81,12 @@ impl Attempt<'_> {
     /// Where the backend has names of its own for deployments.
     fn renaming(&self) -> Option<Renaming> {
         let deployments = &self.edge.backends[self.place.pick().backend].deployments;
-        if *deployments == Deployments::Any {
+        if !deployments.renames() {
             return None;
         }
         let settings = &self.edge.settings;
         Some(Renaming {
-            deployments: deployments.clone(),
+            deployments: Arc::clone(deployments),
             share: self.place.share(),
             longest: settings.request_replay,
             buffered: settings.buffered,
@@ -95,7 +96,7 @@ impl Attempt<'_> {
 
 /// Each message of a caller of Responses names a deployment, by the callers' name for it.
 struct Renaming {
-    deployments: Deployments,
+    deployments: Arc<Deployments>,
     /// Of all buffered bytes, for what is held.
     share: Share,
     longest: usize,

@@ -414,6 +414,23 @@ fn each_message_of_a_responses_socket_names_its_deployment_as_the_backend_does()
 }
 
 #[test]
+fn where_no_deployment_has_another_name_messages_pass_as_they_come() {
+    let backend = Agreeing::listen();
+    let stage = Scene::default()
+        .played("east", 1, backend.address())
+        .backend("east", "deployments = { chat = \"chat\" }")
+        .start();
+    let opening = opening(stage.balancer.address(), "/v1/responses", &[]);
+    let (mut theirs, ..) = backend.accept();
+    let mut ours = opening.join().unwrap().unwrap();
+    let half = b"\x01\x89\0\0\0\0{\"model\"";
+    ours.get_mut().write_all(half).unwrap();
+    let mut came = [0; 14];
+    theirs.get_mut().read_exact(&mut came).unwrap();
+    assert_eq!(&came, half);
+}
+
+#[test]
 fn a_message_longer_than_what_is_held_closes_the_socket_and_gives_its_room_back() {
     let backend = Agreeing::listen();
     let stage = Scene::default()
