@@ -12,7 +12,7 @@ const CLOSE: u8 = 8;
 const FIRST_CONTROL: u8 = 8;
 
 /// A head is at most so long: two bytes, eight of length, four of mask.
-const LONGEST_HEAD: usize = 14;
+pub(crate) const LONGEST_HEAD: usize = 14;
 
 /// One direction of a WebSocket.
 #[derive(Debug, Default)]

@@ -436,7 +436,7 @@ fn a_message_longer_than_what_is_held_closes_the_socket_and_gives_its_room_back(
     let stage = Scene::default()
         .played("east", 1, backend.address())
         .backend("east", "deployments = { chat = \"chat-east\" }")
-        .toml("[limits]\nrequest_replay = \"640KiB\"\nbuffered = \"1MiB\"")
+        .toml("[limits]\nrequest_replay = \"1KiB\"\nrequest_hard_limit = \"640KiB\"\nbuffered = \"2MiB\"")
         .start();
     for _ in 0..4 {
         let opening = opening(stage.balancer.address(), "/v1/responses", &[]);
@@ -454,6 +454,34 @@ fn a_message_longer_than_what_is_held_closes_the_socket_and_gives_its_room_back(
         }
         assert!(ended_without_a_close(&mut theirs));
     }
+}
+
+#[test]
+fn messages_sent_one_behind_the_other_are_bounded_each_for_itself() {
+    let backend = Agreeing::listen();
+    let stage = Scene::default()
+        .played("east", 1, backend.address())
+        .backend("east", "deployments = { chat = \"chat-east\" }")
+        .toml("[limits]\nrequest_replay = \"1KiB\"\nrequest_hard_limit = \"640KiB\"\nbuffered = \"2MiB\"")
+        .start();
+    let opening = opening(stage.balancer.address(), "/v1/responses", &[]);
+    let (mut theirs, ..) = backend.accept();
+    let mut ours = opening.join().unwrap().unwrap();
+    // All at once, so that each read ends inside a message; then the last one is whole.
+    let message = format!(r#"{{"model":"chat","input":"{}"}}"#, "a".repeat(600_000));
+    let mut frame = vec![0x81, 0xff];
+    frame.extend((message.len() as u64).to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(message.as_bytes());
+    let sending = std::thread::spawn(move || {
+        ours.get_mut().write_all(&frame.repeat(5)).unwrap();
+        ours
+    });
+    let renamed = text(&message.replace("chat", "chat-east"));
+    for _ in 0..5 {
+        assert_eq!(theirs.read().unwrap(), renamed);
+    }
+    sending.join().unwrap();
 }
 
 #[test]
