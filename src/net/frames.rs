@@ -76,6 +76,11 @@ impl Frames {
         self.got == 0
     }
 
+    /// Whether a control frame has begun, its head whole, and not ended.
+    pub(crate) fn is_inside_control(&self) -> bool {
+        self.left > 0 && is_control(&self.head)
+    }
+
     /// Whether no message is half sent.
     pub(crate) fn is_between_messages(&self) -> bool {
         self.got == 0 && !self.inside_message

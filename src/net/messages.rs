@@ -62,7 +62,10 @@ impl Editor {
             Seen::Payload(payload) => {
                 let start = self.message.len();
                 self.full = self.full || !self.by.has_room(payload.len(), start + payload.len());
-                if !self.full {
+                if self.full {
+                    // Nothing of it goes on; what was held need not wait for the end of the socket.
+                    self.by.sent(std::mem::take(&mut self.message).len());
+                } else {
                     self.message.extend_from_slice(payload);
                     turn(&mut self.message[start..], self.mask, self.unmasked);
                     self.unmasked += payload.len();
