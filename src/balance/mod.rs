@@ -109,6 +109,16 @@ impl Deployments {
         }
     }
 
+    /// Whether some deployment has another name there than callers have for it.
+    #[must_use]
+    pub fn renames(&self) -> bool {
+        match self {
+            Self::Any => false,
+            Self::Named(names) => names.iter().any(|(name, there)| name != there),
+            Self::AllAs(_) => true,
+        }
+    }
+
     /// A name of callers that leads to the deployment `there`.
     #[must_use]
     pub fn asked_as<'a>(&'a self, there: &'a str) -> Option<&'a str> {

@@ -12,7 +12,7 @@ const CLOSE: u8 = 8;
 const FIRST_CONTROL: u8 = 8;
 
 /// A head is at most so long: two bytes, eight of length, four of mask.
-const LONGEST_HEAD: usize = 14;
+pub(crate) const LONGEST_HEAD: usize = 14;
 
 /// One direction of a WebSocket.
 #[derive(Debug, Default)]
@@ -74,6 +74,11 @@ impl Frames {
     /// Whether a frame of our own may stand here.
     pub(crate) fn is_between_frames(&self) -> bool {
         self.got == 0
+    }
+
+    /// Whether a control frame has begun, its head whole, and not ended.
+    pub(crate) fn is_inside_control(&self) -> bool {
+        self.left > 0 && is_control(&self.head)
     }
 
     /// Whether no message is half sent.

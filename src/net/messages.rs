@@ -4,21 +4,24 @@
 //! goes on as one frame, under the mask that the caller gave its last piece. Control frames pass at once: they may stand
 //! between the pieces of a message.
 
-use super::frames::{Seen, is_control};
+use bytes::Bytes;
+
+use super::frames::{LONGEST_HEAD, Seen, is_control};
 
 const LAST: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
 /// What is done with whole messages.
 pub(crate) trait Edit {
-    /// Whether there is room for so many more bytes of the message that is coming. Without it the socket ends.
-    fn has_room(&mut self, bytes: usize) -> bool;
+    /// Whether there is room for so many `more` bytes of the message that is coming, which make it so long. Without it
+    /// the socket ends.
+    fn has_room(&mut self, more: usize, length: usize) -> bool;
 
     /// A message is whole: gives what goes on in its place.
-    fn edit(&mut self, message: Vec<u8>) -> Vec<u8>;
+    fn edit(&mut self, message: Bytes) -> [Bytes; 3];
 
-    /// Nothing of it is held any more.
-    fn sent(&mut self);
+    /// Of what had room, so many bytes are written.
+    fn sent(&mut self, bytes: usize);
 }
 
 /// One direction whose messages may be changed.
@@ -30,12 +33,14 @@ pub(crate) struct Editor {
     /// So many bytes of the present frame are unmasked.
     unmasked: usize,
     message: Vec<u8>,
+    /// So many bytes of whole messages were put out and are not known to be written.
+    leaving: usize,
     full: bool,
 }
 
 impl Editor {
     pub(crate) fn new(by: Box<dyn Edit>) -> Self {
-        Self { by, first: 0, mask: None, unmasked: 0, message: Vec::new(), full: false }
+        Self { by, first: 0, mask: None, unmasked: 0, message: Vec::new(), leaving: 0, full: false }
     }
 
     /// Whether a message has outgrown its room: nothing more can pass.
@@ -45,9 +50,7 @@ impl Editor {
 
     /// All that was put out is written.
     pub(crate) fn written(&mut self) {
-        if self.message.is_empty() {
-            self.by.sent();
-        }
+        self.by.sent(std::mem::take(&mut self.leaving));
     }
 
     /// What was seen of the caller's frames; what goes on is put at the end of `out`.
@@ -57,17 +60,22 @@ impl Editor {
             Seen::Head(head) => self.begin(head),
             Seen::Control(payload) => out.extend_from_slice(payload),
             Seen::Payload(payload) => {
-                self.full |= !self.by.has_room(payload.len());
-                if !self.full {
-                    let start = self.message.len();
+                let start = self.message.len();
+                self.full = self.full || !self.by.has_room(payload.len(), start + payload.len());
+                if self.full {
+                    // Nothing of it goes on; what was held need not wait for the end of the socket.
+                    self.by.sent(std::mem::take(&mut self.message).len());
+                } else {
                     self.message.extend_from_slice(payload);
                     turn(&mut self.message[start..], self.mask, self.unmasked);
                     self.unmasked += payload.len();
                 }
             }
             Seen::MessageEnd if !self.full => {
-                let message = self.by.edit(std::mem::take(&mut self.message));
-                self.write(message, out);
+                self.leaving += self.message.len();
+                let message = std::mem::take(&mut self.message);
+                let pieces = self.by.edit(message.into());
+                self.write(&pieces, out);
             }
             Seen::MessageEnd => {}
         }
@@ -82,10 +90,11 @@ impl Editor {
         self.unmasked = 0;
     }
 
-    fn write(&self, mut message: Vec<u8>, out: &mut Vec<u8>) {
+    fn write(&self, pieces: &[Bytes], out: &mut Vec<u8>) {
         let masked = if self.mask.is_some() { MASKED } else { 0 };
+        let length = pieces.iter().map(Bytes::len).sum::<usize>();
+        out.reserve(LONGEST_HEAD + length);
         out.push(self.first | LAST);
-        let length = message.len();
         match (u8::try_from(length), u16::try_from(length)) {
             (Ok(short @ 0..=125), _) => out.push(masked | short),
             (_, Ok(middle)) => {
@@ -98,8 +107,11 @@ impl Editor {
             }
         }
         out.extend(self.mask.into_iter().flatten());
-        turn(&mut message, self.mask, 0);
-        out.append(&mut message);
+        let start = out.len();
+        for piece in pieces {
+            out.extend_from_slice(piece);
+        }
+        turn(&mut out[start..], self.mask, 0);
     }
 }
 
@@ -113,6 +125,7 @@ fn turn(bytes: &mut [u8], mask: Option<[u8; 4]>, from: usize) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
     use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
     use tungstenite::protocol::frame::{Frame, FrameHeader};
@@ -120,20 +133,21 @@ mod tests {
     use super::super::frames::Frames;
     use super::{Edit, Editor};
 
-    /// Puts a letter in front, and takes so many bytes.
+    /// Puts a letter in front, and has room for so many bytes.
     struct Marking(usize);
 
     impl Edit for Marking {
-        fn has_room(&mut self, bytes: usize) -> bool {
-            self.0 = self.0.saturating_sub(bytes);
-            self.0 > 0
+        fn has_room(&mut self, more: usize, _length: usize) -> bool {
+            self.0.checked_sub(more).map(|left| self.0 = left).is_some()
         }
 
-        fn edit(&mut self, message: Vec<u8>) -> Vec<u8> {
-            [b"!", &message[..]].concat()
+        fn edit(&mut self, message: Bytes) -> [Bytes; 3] {
+            [Bytes::from_static(b"!"), message, Bytes::new()]
         }
 
-        fn sent(&mut self) {}
+        fn sent(&mut self, bytes: usize) {
+            self.0 += bytes;
+        }
     }
 
     /// Written by another hand than ours.
@@ -149,6 +163,7 @@ mod tests {
         let (mut frames, mut editor) = (Frames::default(), Editor::new(Box::new(Marking(room))));
         let mut out = Vec::new();
         for piece in bytes.chunks(pieces) {
+            editor.written();
             frames.pass(piece, |seen| editor.take(seen, &mut out));
         }
         (out, editor.is_full())
@@ -175,6 +190,14 @@ mod tests {
     fn a_message_that_outgrows_its_room_does_not_pass() {
         let bytes = frame(OpCode::Data(Data::Text), true, &[b'a'; 100]);
         assert_eq!(pass(&bytes, 30, 50), (Vec::new(), true));
+    }
+
+    #[test]
+    fn what_is_written_gives_its_room_back_though_the_next_message_has_begun() {
+        let message = frame(OpCode::Data(Data::Text), true, &[b'a'; 100]);
+        let expected = frame(OpCode::Data(Data::Text), true, &[&b"!"[..], &[b'a'; 100]].concat());
+        // Of 106 bytes each, so that no message ends where a piece does.
+        assert_eq!(pass(&message.repeat(20), 50, 200), (expected.repeat(20), false));
     }
 
     proptest! {

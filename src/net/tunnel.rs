@@ -235,7 +235,12 @@ impl Way {
 
     /// Our own close frame, where one may stand, is the last that goes this way.
     fn say_goodbye(&mut self, code: u16, masked: bool) {
-        if self.frames.is_between_frames() && !self.frames.is_closed() {
+        // Of an editor come whole messages: only a control frame may be half passed.
+        let within = match self.editor {
+            Some(_) => self.frames.is_inside_control(),
+            None => !self.frames.is_between_frames(),
+        };
+        if !within && !self.frames.is_closed() {
             self.piece.extend(close(code, masked));
         }
         self.ended = true;
@@ -267,7 +272,8 @@ impl<B: Stream, F: FnMut(Seen<'_>)> Tunnel<B, F> {
         let full = up == Moved::Full;
         if self.closing.is_none() && (cut != Stop::Run || full || (told == Stop::Drain && quiet)) {
             let code = if full { TOO_BIG } else { GOING_AWAY };
-            self.up.say_goodbye(code, true);
+            // Nothing that the backend sent was too big.
+            self.up.say_goodbye(GOING_AWAY, true);
             self.down.say_goodbye(code, false);
             self.closing = Some(Instant::now() + FAREWELL);
             return self.poll(cx, told, cut);
@@ -294,18 +300,24 @@ impl<B: Stream, F: FnMut(Seen<'_>)> Tunnel<B, F> {
     fn is_farewell_over(&mut self, cx: &mut Context<'_>, up: Moved, down: Moved) -> bool {
         let over = |moved| matches!(moved, Moved::Ended | Moved::Broken);
         if !(over(up) && over(down)) {
-            return self.closing.is_some_and(|until| until <= Instant::now());
+            return self.is_time_over();
         }
         // Read to its end, so that no unread byte makes the kernel reset the connection under our close frame.
-        let mut scratch = [0; 512];
+        let mut scratch = [0; PIECE];
         for _ in 0..TURNS {
             let mut read = ReadBuf::new(&mut scratch);
             match Pin::new(&mut self.caller).poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
                 Poll::Ready(_) => return true,
-                Poll::Pending => break,
+                Poll::Pending => return self.is_time_over(),
             }
         }
+        // There may be more; only our own waking brings us back to it.
+        cx.waker().wake_by_ref();
+        self.is_time_over()
+    }
+
+    fn is_time_over(&self) -> bool {
         self.closing.is_some_and(|until| until <= Instant::now())
     }
 

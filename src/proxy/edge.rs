@@ -60,7 +60,7 @@ pub(super) struct EdgeBackend {
     pub(super) path_prefix: String,
     pub(super) credential: Presented,
     /// For a deployment that a header names; the others were mapped by the pool.
-    pub(super) deployments: Deployments,
+    pub(super) deployments: Arc<Deployments>,
     /// For `x-sidestep-backend`, made once.
     pub(super) name: HeaderValue,
 }
@@ -87,7 +87,7 @@ impl Edge {
                 path_prefix: origin.path_prefix.clone(),
                 upstream: Upstream::over(connector, origin, &settings.tls, settings.connect_timeout)?,
                 credential,
-                deployments,
+                deployments: Arc::new(deployments),
                 name: HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("unnamed")),
             });
         }

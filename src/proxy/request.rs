@@ -71,13 +71,16 @@ impl Share {
         Self { shared: Arc::clone(shared), bytes: 0 }
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// All that was taken.
     pub(super) fn give_back(&mut self) {
-        self.shared.buffered.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        self.shrink(self.bytes);
+    }
+
+    /// So much of what was taken.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.shared.buffered.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Takes more; `false`, and nothing is taken, where all would be more than `most`.

@@ -3,6 +3,7 @@
 //! Its place on the lane and its record are held until the socket ends.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
@@ -80,14 +81,14 @@ impl Attempt<'_> {
     /// Where the backend has names of its own for deployments.
     fn renaming(&self) -> Option<Renaming> {
         let deployments = &self.edge.backends[self.place.pick().backend].deployments;
-        if *deployments == Deployments::Any {
+        if !deployments.renames() {
             return None;
         }
         let settings = &self.edge.settings;
         Some(Renaming {
-            deployments: deployments.clone(),
+            deployments: Arc::clone(deployments),
             share: self.place.share(),
-            longest: settings.request_replay,
+            longest: settings.request_hard_limit,
             buffered: settings.buffered,
         })
     }
@@ -95,31 +96,33 @@ impl Attempt<'_> {
 
 /// Each message of a caller of Responses names a deployment, by the callers' name for it.
 struct Renaming {
-    deployments: Deployments,
+    deployments: Arc<Deployments>,
     /// Of all buffered bytes, for what is held.
     share: Share,
-    longest: usize,
+    longest: u64,
     buffered: usize,
 }
 
 impl Edit for Renaming {
-    fn has_room(&mut self, bytes: usize) -> bool {
-        self.share.bytes() + bytes <= self.longest && self.share.grow(bytes, self.buffered)
+    /// Each byte counts twice: a message and the frame that is made of it are there at the same time.
+    fn has_room(&mut self, more: usize, length: usize) -> bool {
+        length as u64 <= self.longest && self.share.grow(more.saturating_mul(2), self.buffered)
     }
 
-    fn edit(&mut self, message: Vec<u8>) -> Vec<u8> {
+    fn edit(&mut self, message: Bytes) -> [Bytes; 3] {
+        let same = |message| [message, Bytes::new(), Bytes::new()];
         // What says it in no clear way is the backend's to refuse, under the name that it was given.
-        let Some(name) = openai::scan(&message).ok().and_then(|scan| scan.model) else { return message };
+        let Some(name) = openai::scan(&message).ok().and_then(|scan| scan.model) else {
+            return same(message);
+        };
         match self.deployments.there(&name.value) {
-            Some(there) if there != name.value => {
-                openai::replace_model(&message.into(), name.range, there).concat()
-            }
-            _ => message,
+            Some(there) if there != name.value => openai::replace_model(&message, name.range, there),
+            _ => same(message),
         }
     }
 
-    fn sent(&mut self) {
-        self.share.give_back();
+    fn sent(&mut self, bytes: usize) {
+        self.share.shrink(bytes.saturating_mul(2));
     }
 }
 
