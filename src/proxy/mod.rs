@@ -267,11 +267,7 @@ impl Proxy {
         let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
         let mut ask = asks(&understood, deployment.as_deref(), &parts.headers, lowest_priority);
         loop {
-            let now = clock::now();
-            // No lane is to blame for what is cut off before it could begin.
-            if now >= deadline {
-                return Err(ProxyError::UpstreamTimeout);
-            }
+            let now = in_time(deadline)?;
             ask.pin = bond.pin();
             let asked = patience.tell(now, ask, deployment.as_ref());
             let picked = self.shared.pool().pick(now, &asked, &mut attempts);
@@ -442,6 +438,12 @@ impl Handler for Proxy {
         response.headers_mut().insert(headers::REQUEST_ID, id);
         response
     }
+}
+
+/// Now. Once the deadline has passed nothing is picked: no lane is to blame for what is cut off before it could begin.
+fn in_time(deadline: Instant) -> Result<Instant, ProxyError> {
+    let now = clock::now();
+    if now < deadline { Ok(now) } else { Err(ProxyError::UpstreamTimeout) }
 }
 
 /// What a request needs of a lane.

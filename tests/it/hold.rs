@@ -214,7 +214,7 @@ async fn waits_for_east(stage: &Stage) -> JoinHandle<Answer> {
 
 fn post_to(stage: &Stage, path: &str) -> u16 {
     let mut wire = Wire::to(stage.balancer.admin_address().unwrap());
-    wire.send(&format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\n\r\n"));
+    wire.send(format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\n\r\n"));
     wire.head().unwrap().status
 }
 
