@@ -453,6 +453,8 @@ fn a_message_longer_than_what_is_held_closes_the_socket_and_gives_its_room_back(
             Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::Size),
             other => panic!("{other}"),
         }
+        let end = ours.read();
+        assert!(matches!(end, Err(Error::ConnectionClosed)), "{end:?}");
         match theirs.read().unwrap() {
             Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::Away),
             other => panic!("{other}"),
