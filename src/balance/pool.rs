@@ -300,6 +300,22 @@ impl Pool {
         PoolSnapshot { in_flight: self.in_flight, backends: backends.collect() }
     }
 
+    /// Who would most likely serve this request if none of those that it has tried did: a connection there is worth
+    /// having. Changes nothing.
+    #[must_use]
+    pub fn next_in_line(&self, now: Instant, ask: &Ask<'_>, attempts: &Attempts) -> Option<usize> {
+        let found = self.routes.look(ask.deployment, &self.backends);
+        choosing::next_in_line(View {
+            now,
+            ask,
+            attempts,
+            ways: self.routes.ways(&found),
+            backends: &self.backends,
+            lanes: &self.lanes,
+            groups: &self.groups,
+        })
+    }
+
     /// Who would serve this request now, in what order, and why each other would not. Changes nothing.
     #[must_use]
     pub fn explain(&self, now: Instant, ask: &Ask<'_>) -> Explanation {

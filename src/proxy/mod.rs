@@ -24,6 +24,7 @@ mod prelude;
 mod request;
 mod socket;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,6 +48,7 @@ use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
 use crate::identity::callers::Callers;
 use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
+use crate::net::upstream::Upstream;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
@@ -146,7 +148,12 @@ pub struct Proxy {
     shared: Arc<Shared>,
     desk: Rc<Desk>,
     edges: edge::Edges,
+    /// When it was last looked who is next in line.
+    lined_up: Cell<Option<Instant>>,
 }
+
+/// How often it is looked who is next in line.
+const LINE_UP: Duration = Duration::from_secs(15);
 
 impl Proxy {
     /// One worker's proxy. `edge` is of the pool's present generation.
@@ -159,7 +166,7 @@ impl Proxy {
         metrics: WorkerMetrics,
     ) -> Self {
         let desk = Rc::new(Desk { ids, log, metrics, cut: LocalStop::default() });
-        Self { shared, desk, edges: edge::Edges::new(edge) }
+        Self { shared, desk, edges: edge::Edges::new(edge), lined_up: Cell::new(None) }
     }
 
     /// Makes the next generation known; before the pool is told, so that no pick names an unknown one.
@@ -289,11 +296,12 @@ impl Proxy {
                 tracing::error!(generation, "no backends are known for these settings");
                 return Err(ProxyError::UpstreamFailed);
             };
+            let next = self.next_in_line(now, &edge, &ask, &attempts);
             let api = understood.route.operation.api;
             let attempt =
                 Attempt { edge: &edge, callers, parts, ask: &ask, api, deadline, place, bond: &bond };
             match attempt.run(&mut understood, &mut attempts, ledger).await {
-                attempt::Outcome::Commit(response) => return Ok(*response),
+                attempt::Outcome::Commit(response) => return Ok(lined_up(next, *response)),
                 attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
                 attempt::Outcome::Tokenless => tokenless = true,
@@ -301,6 +309,26 @@ impl Proxy {
                 attempt::Outcome::Stop(error) => return Err(error),
             }
         }
+    }
+
+    /// Where this request goes next if the present attempt fails: looked up now and then, for a connection that is to be
+    /// ready when others need it.
+    fn next_in_line<'a>(
+        &self,
+        now: Instant,
+        edge: &'a Edge,
+        ask: &Ask<'_>,
+        attempts: &Attempts,
+    ) -> Option<&'a Upstream> {
+        if self.lined_up.get().is_some_and(|last| now < last + LINE_UP) {
+            return None;
+        }
+        self.lined_up.set(Some(now));
+        let pool = self.shared.pool();
+        // Around a reload its numbers mean other backends.
+        let next =
+            if pool.generation() == edge.generation { pool.next_in_line(now, ask, attempts) } else { None };
+        Some(&edge.backends.get(next?)?.upstream)
     }
 
     /// No backend has its credential: whether it is worth looking again. The first look after this one was asked
@@ -388,6 +416,14 @@ impl Handler for Proxy {
         response.headers_mut().insert(headers::REQUEST_ID, id);
         response
     }
+}
+
+/// Served: who was next for this request may be the first for another.
+fn lined_up(next: Option<&Upstream>, response: Response<ProxyBody>) -> Response<ProxyBody> {
+    if let Some(next) = next {
+        next.expect();
+    }
+    response
 }
 
 /// Whether a lane that does serve the request would at another time; otherwise no waiting helps.
