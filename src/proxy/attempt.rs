@@ -25,7 +25,7 @@ use crate::balance::{
 use crate::identity::Presented;
 use crate::identity::callers::Callers;
 use crate::net::connect::ConnectError;
-use crate::net::upstream::{Answer, Reuse, SendError};
+use crate::net::upstream::{Answer, AnswerError, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
@@ -527,7 +527,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
-async fn collect(answer: &mut Answer) -> Result<Bytes, hyper::Error> {
+async fn collect(answer: &mut Answer) -> Result<Bytes, AnswerError> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     while let Some(frame) = answer.frame().await {

@@ -25,6 +25,7 @@ mod prelude;
 mod request;
 mod socket;
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +50,7 @@ use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
 use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
+use crate::net::upstream::Upstream;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
@@ -172,7 +174,12 @@ pub struct Proxy {
     shared: Arc<Shared>,
     desk: Rc<Desk>,
     edges: edge::Edges,
+    /// When it was last looked who is next in line.
+    lined_up: Cell<Option<Instant>>,
 }
+
+/// How often it is looked who is next in line.
+const LINE_UP: Duration = Duration::from_secs(15);
 
 impl Proxy {
     /// One worker's proxy. `edge` is of the pool's present generation.
@@ -186,7 +193,7 @@ impl Proxy {
         spans: Arc<Spans>,
     ) -> Self {
         let desk = Rc::new(Desk { ids, log, metrics, spans, cut: LocalStop::default() });
-        Self { shared, desk, edges: edge::Edges::new(edge) }
+        Self { shared, desk, edges: edge::Edges::new(edge), lined_up: Cell::new(None) }
     }
 
     /// Makes the next generation known; before the pool is told, so that no pick names an unknown one.
@@ -309,6 +316,7 @@ impl Proxy {
                 tracing::error!(generation, "no backends are known for these settings");
                 return Err(ProxyError::UpstreamFailed);
             };
+            let next = self.next_in_line(now, &edge, &ask, &attempts);
             let api = understood.route.operation.api;
             let attempt = Attempt {
                 edge: &edge,
@@ -322,7 +330,7 @@ impl Proxy {
             };
             let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
-                attempt::Outcome::Commit(response) => return Ok(*response),
+                attempt::Outcome::Commit(response) => return Ok(lined_up(next, *response)),
                 attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
                 attempt::Outcome::Tokenless => tokenless = true,
@@ -348,6 +356,26 @@ impl Proxy {
             }
             Exhausted::TooLarge | Exhausted::Soon { .. } | Exhausted::Spent { .. } => None,
         }
+    }
+
+    /// Where this request goes next if the present attempt fails: looked up now and then, for a connection that is to be
+    /// ready when others need it.
+    fn next_in_line<'a>(
+        &self,
+        now: Instant,
+        edge: &'a Edge,
+        ask: &Ask<'_>,
+        attempts: &Attempts,
+    ) -> Option<&'a Upstream> {
+        if self.lined_up.get().is_some_and(|last| now < last + LINE_UP) {
+            return None;
+        }
+        self.lined_up.set(Some(now));
+        let pool = self.shared.pool();
+        // Around a reload its numbers mean other backends.
+        let next =
+            if pool.generation() == edge.generation { pool.next_in_line(now, ask, attempts) } else { None };
+        Some(&edge.backends.get(next?)?.upstream)
     }
 
     /// No backend has its credential: whether it is worth looking again. The first look after this one was asked
@@ -468,6 +496,14 @@ fn asks<'a>(
         patience: Duration::ZERO,
         ahead: 0,
     }
+}
+
+/// Served: who was next for this request may be the first for another.
+fn lined_up(next: Option<&Upstream>, response: Response<ProxyBody>) -> Response<ProxyBody> {
+    if let Some(next) = next {
+        next.expect();
+    }
+    response
 }
 
 /// Whether a lane that does serve the request would at another time; otherwise no waiting helps.

@@ -122,17 +122,17 @@ impl InMemory for Net {
         let now = world.now();
         let name = origin.host.trim_end_matches(".test").to_owned();
         let request = task::try_id().and_then(|id| world.tasks.borrow().get(&id).copied());
-        let request = request.expect("only requests connect");
-        let repeated = world.repeats.borrow_mut().remove(&request);
-        let attempt = {
-            let mut book = world.book.borrow_mut();
+        let site = {
+            let book = world.book.borrow();
             let found = book.current.iter().copied().find(|site| book.sites[*site].name == name);
-            let site = found.unwrap_or_else(|| {
+            found.unwrap_or_else(|| {
                 let gone = book.sites.iter().rposition(|site| site.name == name);
                 gone.expect("only backends of some settings are called")
-            });
-            repeated.unwrap_or_else(|| book.begin(request, site, now))
+            })
         };
+        let Some(request) = request else { return spare(world, name, site) };
+        let repeated = world.repeats.borrow_mut().remove(&request);
+        let attempt = repeated.unwrap_or_else(|| world.book.borrow_mut().begin(request, site, now));
         world.book.borrow_mut().attempts[attempt].open = true;
         let (dial, wait, pipe) = {
             let rng = &mut *world.rng.borrow_mut();
@@ -167,6 +167,23 @@ impl InMemory for Net {
             Err(kind.into())
         })
     }
+}
+
+/// A connection that no request has asked for. Its first request finds it as if another had been served on it before.
+fn spare(
+    world: Rc<World>,
+    name: String,
+    site: usize,
+) -> Pin<Box<dyn Future<Output = io::Result<DuplexStream>>>> {
+    Box::pin(async move {
+        let dial = script::dial(&mut world.rng.borrow_mut(), world.moods.borrow()[index_of(&name)]);
+        if !matches!(dial, Dial::Accept) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = duplex(1_024);
+        task::spawn_local(Line { world, stream: theirs, name, site, attempt: usize::MAX, served: 1 }.serve());
+        Ok(ours)
+    })
 }
 
 /// A connection that is not there yet.
