@@ -354,7 +354,9 @@ impl Upstream {
         if let Some(line) = kept {
             return self.send_http1(line, method, path, headers, body, true).await;
         }
-        let socket = connect(&self.connector, &self.origin, &self.tls, self.connect_timeout).await?;
+        // Rare, and on the heap: the usual request need not make room for it.
+        let opening = Box::pin(connect(&self.connector, &self.origin, &self.tls, self.connect_timeout));
+        let socket = opening.await?;
         if self.origin.http2 && (!self.origin.tls || socket.agreed_on_http2()) {
             let trunk = self.open_http2(socket).await?;
             return self.send_http2(trunk, self.http2_request(method, path, headers, body), false).await;

@@ -450,8 +450,10 @@ impl Handler for Proxy {
         let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
         let id = entry.id.header_value();
         let mut ledger = Some(entry);
-        // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then.
-        let served = Box::pin(self.serve(&edge, &parts, body, &mut ledger)).await;
+        // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then. Its place
+        // comes first: then it is made there, and not copied there with all the room that it will need.
+        let place = Box::new_uninit();
+        let served = Box::into_pin(Box::write(place, self.serve(&edge, &parts, body, &mut ledger))).await;
         let mut response = match served {
             Ok(response) => response,
             Err(error) => {
