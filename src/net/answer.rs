@@ -12,6 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 use thiserror::Error;
 
+use super::field_names::field_name;
+
 /// The bound of an answer's head, in bytes; what is said before the answer itself (1xx) counts.
 pub(super) const MOST_HEAD: usize = 64 * 1024;
 
@@ -120,7 +122,7 @@ fn read_one(
     fields.clear();
     fields.reserve(read.headers.len());
     for field in &*read.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Field)?;
+        let name = field_name(field.name.as_bytes()).map_err(|_| Malformed::Field)?;
         let value = bytes.slice_ref(field.value);
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Field)?;
         told.hear(&name, &value);

@@ -17,6 +17,7 @@ pub mod authority;
 pub mod certificate;
 pub mod connect;
 mod exchange;
+mod field_names;
 mod flow;
 pub(crate) mod frames;
 mod handshake;
