@@ -17,6 +17,14 @@ use super::field_names::field_name;
 /// The bound of an answer's head, in bytes; what is said before the answer itself (1xx) counts.
 pub(super) const MOST_HEAD: usize = 64 * 1024;
 
+/// The end of a line and of the empty one behind it, in bytes, less one.
+pub(super) const MOST_LINE_END: usize = 3;
+
+/// Whether an empty line stands here: without one no head is whole.
+pub(super) fn may_end_head(bytes: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', bytes).any(|at| matches!(bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+}
+
 /// So many fields a head may have, and so many the trailers.
 const MOST_FIELDS: usize = 100;
 
@@ -128,7 +136,7 @@ fn read_one(
         told.hear(&name, &value);
         fields.append(name, value);
     }
-    if told.lengths > 1 || told.chunked {
+    if told.lengths > 1 || told.chunked || told.mistake == Some(Malformed::Length) {
         // Said twice it is said once; and where there are chunks, they are counted.
         fields.remove(header::CONTENT_LENGTH);
         if let (Some(length), None, false) = (told.length, told.mistake, told.chunked) {
@@ -146,7 +154,10 @@ fn read_one(
         Told { length: Some(length), .. } => Framing::Length(length),
         _ => Framing::UntilClose,
     };
-    let keeps = told.keeps() && !matches!(framing, Framing::UntilClose);
+    // What tells of a body where none can be may send one.
+    let tells_body =
+        told.codes || status == StatusCode::NO_CONTENT && told.length.is_some_and(|length| length > 0);
+    let keeps = told.keeps() && !matches!(framing, Framing::UntilClose) && !(no_body && tells_body);
     Ok(Some(Head { status, reason, framing, keeps, length }))
 }
 
@@ -156,6 +167,8 @@ struct Told {
     /// It is of HTTP/1.0.
     first: bool,
     closes: bool,
+    /// It names a transfer coding.
+    codes: bool,
     chunked: bool,
     length: Option<u64>,
     lengths: usize,
@@ -169,6 +182,8 @@ impl Told {
         if *name == header::CONTENT_LENGTH {
             for number in value.split(|byte| *byte == b',') {
                 let number = whole_number(number.trim_ascii());
+                // hyper's bound: what is above has a meaning of its own there.
+                let number = number.filter(|number| *number <= u64::MAX - 2);
                 if number.is_none() || self.length.is_some() && self.length != number {
                     self.mistake = Some(Malformed::Length);
                 }
@@ -176,6 +191,7 @@ impl Told {
                 self.lengths += 1;
             }
         } else if *name == header::TRANSFER_ENCODING {
+            self.codes = true;
             let chunks = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             if self.first || !chunks || std::mem::replace(&mut self.chunked, true) {
                 self.mistake = Some(Malformed::Coding);
@@ -275,21 +291,25 @@ impl Chunks {
         let next = match (self.at, byte) {
             (At::Size | At::Digits, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
+                if self.at == At::Digits && self.left == 0 {
+                    // More zeros than one say nothing.
+                    self.aside()?;
+                }
                 let size = self.left.checked_mul(16).ok_or(Malformed::ChunkSize)?;
                 self.left = size + digit;
                 At::Digits
             }
-            (At::Digits | At::Blanks, b' ' | b'\t') => At::Blanks,
+            (At::Digits | At::Blanks, b' ' | b'\t') => {
+                self.aside()?;
+                At::Blanks
+            }
             (At::Digits | At::Blanks, b';') => At::Extension,
             (At::Digits | At::Blanks | At::Extension, b'\r') => At::SizeLf,
             (At::Size | At::Digits | At::Blanks, _) => return Err(Malformed::ChunkSize),
             // Who takes a bare line feed for an end reads something else here.
             (At::Extension, b'\n') => return Err(Malformed::Extensions),
             (At::Extension, _) => {
-                self.extensions += 1;
-                if self.extensions >= MOST_EXTENSIONS {
-                    return Err(Malformed::Extensions);
-                }
+                self.aside()?;
                 At::Extension
             }
             (At::SizeLf, b'\n') => {
@@ -305,6 +325,8 @@ impl Chunks {
             (At::DataCr | At::DataLf, _) => return Err(Malformed::ChunkEnd),
             (At::Line, b'\r') => At::LastLf,
             (At::InLine, b'\r') => At::LineLf,
+            // As above: who takes a bare line feed for an end reads something else here.
+            (At::Line | At::InLine, b'\n') => return Err(Malformed::Trailers),
             (At::Line | At::InLine, _) => At::InLine,
             (At::LineLf, b'\n') => At::Line,
             (At::LastLf, b'\n') => {
@@ -321,6 +343,12 @@ impl Chunks {
             }
         }
         Ok(next)
+    }
+
+    /// A byte that is neither size nor data.
+    fn aside(&mut self) -> Result<(), Malformed> {
+        self.extensions += 1;
+        if self.extensions < MOST_EXTENSIONS { Ok(()) } else { Err(Malformed::Extensions) }
     }
 
     /// The last chunk and all that follows it have been read.
@@ -350,9 +378,12 @@ fn trailers(lines: &[u8]) -> Result<Option<Box<HeaderMap>>, Malformed> {
     }
     let lines = [lines, b"\n"].concat();
     let mut places = [httparse::EMPTY_HEADER; MOST_FIELDS];
-    let Ok(httparse::Status::Complete((_, read))) = httparse::parse_headers(&lines, &mut places) else {
+    let Ok(httparse::Status::Complete((length, read))) = httparse::parse_headers(&lines, &mut places) else {
         return Err(Malformed::Trailers);
     };
+    if length != lines.len() {
+        return Err(Malformed::Trailers);
+    }
     let mut fields = HeaderMap::with_capacity(read.len());
     for field in read {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Trailers)?;

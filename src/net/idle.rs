@@ -80,6 +80,8 @@ type Opening<T> = Pin<Box<dyn Future<Output = Option<T>>>>;
 pub(crate) struct Idle<T> {
     kept: RefCell<Vec<Kept<T>>>,
     watched: Cell<bool>,
+    /// Other settings are in force: nothing more is kept.
+    retired: Cell<bool>,
     sparing: Option<Sparing<T>>,
 }
 
@@ -113,7 +115,8 @@ impl<T> fmt::Debug for Idle<T> {
 
 impl<T> Default for Idle<T> {
     fn default() -> Self {
-        Self { kept: RefCell::default(), watched: Cell::new(false), sparing: None }
+        let (watched, retired) = (Cell::new(false), Cell::new(false));
+        Self { kept: RefCell::default(), watched, retired, sparing: None }
     }
 }
 
@@ -140,6 +143,10 @@ impl<T> Sparing<T> {
 impl<T: Alive + 'static> Idle<T> {
     /// The most recently used one that is still alive.
     pub(crate) fn take(&self) -> Option<T> {
+        // A task that has used up its turn is told "nothing to read" of every socket, also of a closed one.
+        if !tokio::task::coop::has_budget_remaining() {
+            return None;
+        }
         // Whoever uses it next is the one to be woken by it.
         let mut cx = Context::from_waker(Waker::noop());
         let now = Instant::now();
@@ -154,13 +161,28 @@ impl<T: Alive + 'static> Idle<T> {
 
     /// Keeps one for later; the oldest goes when there are too many.
     pub(crate) fn put(self: &Rc<Self>, connection: T) {
+        self.keep(connection, None);
+        self.watch(SWEEP);
+    }
+
+    fn keep(&self, connection: T, spare: Option<Spare>) {
+        if self.retired.get() {
+            return;
+        }
         let mut kept = self.kept.borrow_mut();
-        if kept.len() == MOST {
+        if kept.len() >= MOST {
             kept.remove(0);
         }
-        kept.push(Kept { since: Instant::now(), connection, spare: None });
-        drop(kept);
-        self.watch(SWEEP);
+        kept.push(Kept { since: Instant::now(), connection, spare });
+    }
+
+    /// Other settings are in force: what is kept is closed, and nothing more is opened or kept.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.kept.borrow_mut().clear();
+        if let Some(sparing) = &self.sparing {
+            sparing.until.set(None);
+        }
     }
 
     /// The backend is in use: a spare connection is wanted until then, once this use is over.
@@ -174,7 +196,7 @@ impl<T: Alive + 'static> Idle<T> {
     }
 
     fn want_spare(self: &Rc<Self>, until: Instant, after: Duration) {
-        let Some(sparing) = &self.sparing else { return };
+        let Some(sparing) = self.sparing.as_ref().filter(|_| !self.retired.get()) else { return };
         sparing.until.set(Some(until).max(sparing.until.get()));
         self.watch(after);
     }
@@ -209,7 +231,10 @@ impl<T: Alive + 'static> Idle<T> {
                 && let Some(connection) = opening.await
             {
                 let Some(idle) = this.upgrade() else { return };
-                idle.kept.borrow_mut().push(Kept { since: Instant::now(), connection, spare: Some(spare) });
+                // Its peer may have been slow.
+                if idle.sparing.as_ref().is_some_and(|sparing| sparing.is_wanted(Instant::now())) {
+                    idle.keep(connection, Some(spare));
+                }
             }
             pause.as_mut().reset(Instant::now() + SWEEP);
         }
@@ -232,9 +257,10 @@ impl<T: Alive + 'static> Idle<T> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut kept = self.kept.borrow_mut();
         let wanted = self.sparing.as_ref().filter(|sparing| sparing.is_wanted(now));
-        // The newest is the spare one, once the others have gone.
+        // The newest is the spare one, where it would go before long otherwise: a busy pool needs no right to it.
         if let Some(last) = kept.last_mut()
             && last.spare.is_none()
+            && !last.is_good_until(now + 2 * SWEEP)
         {
             last.spare = wanted.and_then(|sparing| sparing.spares.take());
         }
@@ -242,10 +268,12 @@ impl<T: Alive + 'static> Idle<T> {
         let mut index = 0;
         kept.retain_mut(|each| {
             index += 1;
-            if wanted.is_none() || index < count {
+            if index < count {
                 each.spare = None;
             }
-            each.is_good_until(now) && each.connection.poll_alive(&mut cx)
+            // One that nobody used goes with the wish for it.
+            let unwanted = wanted.is_none() && each.spare.is_some();
+            !unwanted && each.is_good_until(now) && each.connection.poll_alive(&mut cx)
         });
     }
 
@@ -396,6 +424,68 @@ mod tests {
             assert!(!opened.idle.watched.get(), "and nothing wakes us");
             sleep(Duration::from_secs(3600)).await;
             assert_eq!(opened.count.get(), 1, "the one that took the first one's place");
+        });
+    }
+
+    #[test]
+    fn of_busy_pools_none_takes_a_right_from_those_that_need_one() {
+        local(async {
+            let spares = Spares::default();
+            let busy: Vec<_> = (0..20).map(|_| sparing(&spares)).collect();
+            let quiet = sparing(&spares);
+            let first = |one: &Opened| Fake::new(1, &one.alive);
+            let mut at_work: Vec<_> = busy.iter().map(first).collect();
+            for second in 0..60 {
+                for (one, connection) in busy.iter().zip(std::mem::take(&mut at_work)) {
+                    one.idle.used(in_minutes(5));
+                    one.idle.put(connection);
+                }
+                if second == 20 {
+                    quiet.idle.expect(in_minutes(5));
+                }
+                sleep(Duration::from_secs(1)).await;
+                at_work = busy.iter().map(|one| one.idle.take().unwrap()).collect();
+            }
+            assert_eq!(quiet.count.get(), 1);
+            assert_eq!(quiet.idle.kept.borrow().len(), 1);
+        });
+    }
+
+    #[test]
+    fn what_is_retired_keeps_and_opens_nothing_more() {
+        local(async {
+            let opened = sparing(&Spares::default());
+            opened.idle.used(in_minutes(5));
+            opened.idle.put(Fake::new(1, &opened.alive));
+            opened.idle.retire();
+            opened.idle.put(Fake::new(2, &opened.alive));
+            opened.idle.expect(in_minutes(5));
+            sleep(Duration::from_secs(600)).await;
+            assert!(opened.idle.take().is_none());
+            assert_eq!(opened.count.get(), 0);
+        });
+    }
+
+    #[test]
+    fn a_spare_one_that_comes_late_is_not_one_too_many() {
+        local(async {
+            let count = Rc::new(Cell::new(0));
+            let alive = Rc::new(Cell::new(true));
+            let (counted, living) = (Rc::clone(&count), Rc::clone(&alive));
+            let opens = Box::new(move || {
+                counted.set(counted.get() + 1);
+                let living = Rc::clone(&living);
+                Box::pin(async move {
+                    sleep(Duration::from_secs(5)).await;
+                    Some(Fake::new(0, &living))
+                }) as Pin<Box<dyn Future<Output = _>>>
+            });
+            let idle = Rc::new(Idle::sparing(opens, Spares::default()));
+            idle.expect(in_minutes(5));
+            sleep(Duration::from_secs(1)).await;
+            (0..300).for_each(|number| idle.put(Fake::new(number, &alive)));
+            sleep(Duration::from_secs(6)).await;
+            assert_eq!((count.get(), idle.kept.borrow().len()), (1, MOST));
         });
     }
 

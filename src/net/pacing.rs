@@ -73,17 +73,21 @@ impl Pace {
         self.0.fresh.set(true);
     }
 
-    /// The connection waits; whether hyper must look once more first: it has read before the answer had gone, when the
-    /// limit of what comes then did not run yet. Twice between two requests means that the last one's body has been read: where it has not,
+    /// Whether hyper must look once more before the connection waits: it has read before the answer had gone, when the
+    /// limit of what comes then did not run yet.
+    pub(crate) fn looks_again(&self) -> bool {
+        self.0.fresh.replace(false)
+    }
+
+    /// The connection waits. Twice between two requests means that the last one's body has been read: where it has not,
     /// hyper closes the connection at once when it hears that nobody will read it.
-    pub(crate) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) {
         if matches!(self.0.phase.get(), Phase::Idle(_)) {
             self.0.unread.set(match self.0.unread.get() {
                 Unread::Maybe => Unread::Waited,
                 Unread::Waited | Unread::Nothing => Unread::Nothing,
             });
         }
-        self.0.fresh.replace(false)
     }
 }
 

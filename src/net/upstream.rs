@@ -117,6 +117,12 @@ impl Tls {
         Self { names, ..self }
     }
 
+    /// It takes over from `before`: names are looked up in the same way, and spare connections count together.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        Self { names: before.names.clone(), spares: before.spares.clone(), ..self }
+    }
+
     /// Sockets at what names resolve to.
     #[must_use]
     pub fn network(&self) -> Connector {
@@ -280,7 +286,7 @@ impl Upstream {
     pub fn with_spare(mut self, tls: &Tls) -> Self {
         let (connector, origin, limit) = (self.connector.clone(), self.origin.clone(), self.connect_timeout);
         let config = Arc::clone(&self.http1_tls);
-        // Of HTTP/2 one connection serves all, and stays.
+        // Of HTTP/2 one connection serves all, and stays: the first request alone opens it.
         if !self.origin.http2 {
             let opens = Box::new(move || {
                 let (connector, origin, config) = (connector.clone(), origin.clone(), Arc::clone(&config));
@@ -292,6 +298,11 @@ impl Upstream {
             self.idle = Rc::new(Idle::sparing(opens, tls.spares.clone()));
         }
         self
+    }
+
+    /// Other settings are in force: what is open and not in use is closed, and no spare connection is opened any more.
+    pub(crate) fn retire(&self) {
+        self.idle.retire();
     }
 
     /// It may be needed soon: a spare connection stands by from now on.
@@ -376,6 +387,15 @@ impl Upstream {
     ) -> Result<Response<Answer>, SendError> {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let (get, none) = (Method::GET, RequestBody::empty);
+        self.idle.used(Instant::now() + WORTH_SPARING);
+        if let Some(line) = self.idle.take().filter(|_| !self.origin.http2) {
+            match self.send_http1(line, get.clone(), path.clone(), headers.clone(), none(), true).await {
+                // It was idle for too long; the request has not been seen.
+                Err(SendError::Closed { reused: true, .. }) => {}
+                told => return told,
+            }
+        }
         let socket = connect(&self.connector, &self.origin, &self.http1_tls, self.connect_timeout).await?;
         self.send_http1(Line::over(socket), Method::GET, path, headers, RequestBody::empty(), false).await
     }

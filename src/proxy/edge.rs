@@ -158,6 +158,9 @@ impl Edges {
         if edges.len() == 2 {
             edges.remove(0);
         }
+        for backend in edges.iter().flat_map(|edge| &edge.backends) {
+            backend.upstream.retire();
+        }
         edges.push(Rc::new(edge));
     }
 

@@ -174,12 +174,13 @@ pub struct Proxy {
     shared: Arc<Shared>,
     desk: Rc<Desk>,
     edges: edge::Edges,
-    /// When it was last looked who is next in line.
-    lined_up: Cell<Option<Instant>>,
+    /// Not before then it is looked again who is next in line.
+    lines_up: Cell<Option<Instant>>,
 }
 
-/// How often it is looked who is next in line.
+/// How often it is looked who is next in line; and how soon again where nobody was.
 const LINE_UP: Duration = Duration::from_secs(15);
+const LINE_UP_AGAIN: Duration = Duration::from_secs(1);
 
 impl Proxy {
     /// One worker's proxy. `edge` is of the pool's present generation.
@@ -193,7 +194,7 @@ impl Proxy {
         spans: Arc<Spans>,
     ) -> Self {
         let desk = Rc::new(Desk { ids, log, metrics, spans, cut: LocalStop::default() });
-        Self { shared, desk, edges: edge::Edges::new(edge), lined_up: Cell::new(None) }
+        Self { shared, desk, edges: edge::Edges::new(edge), lines_up: Cell::new(None) }
     }
 
     /// Makes the next generation known; before the pool is told, so that no pick names an unknown one.
@@ -367,15 +368,17 @@ impl Proxy {
         ask: &Ask<'_>,
         attempts: &Attempts,
     ) -> Option<&'a Upstream> {
-        if self.lined_up.get().is_some_and(|last| now < last + LINE_UP) {
+        if self.lines_up.get().is_some_and(|then| now < then) {
             return None;
         }
-        self.lined_up.set(Some(now));
+        self.lines_up.set(Some(now + LINE_UP_AGAIN));
         let pool = self.shared.pool();
         // Around a reload its numbers mean other backends.
         let next =
             if pool.generation() == edge.generation { pool.next_in_line(now, ask, attempts) } else { None };
-        Some(&edge.backends.get(next?)?.upstream)
+        let next = &edge.backends.get(next?)?.upstream;
+        self.lines_up.set(Some(now + LINE_UP));
+        Some(next)
     }
 
     /// No backend has its credential: whether it is worth looking again. The first look after this one was asked

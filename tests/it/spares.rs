@@ -123,18 +123,22 @@ fn of_requests_a_minute_apart_only_the_first_waits_for_a_handshake() {
 
 #[test]
 fn five_minutes_after_the_last_request_no_connection_is_open() {
-    paused(async {
-        let distant = Distant::new(Duration::from_secs(240));
-        let upstream = distant.upstream();
-        ask(&upstream).await;
-        sleep(Duration::from_secs(240)).await;
-        assert_eq!(ask(&upstream).await, Duration::ZERO);
-        sleep(Duration::from_secs(300)).await;
-        assert_eq!(distant.open(), 0);
-        let opened = distant.opened.get();
-        sleep(Duration::from_secs(3600)).await;
-        assert_eq!(distant.opened.get(), opened);
-    });
+    for idle in [50, 70, 95, 240] {
+        paused(no_connection_is_open(idle));
+    }
+}
+
+async fn no_connection_is_open(idle: u64) {
+    let distant = Distant::new(Duration::from_secs(idle));
+    let upstream = distant.upstream();
+    ask(&upstream).await;
+    sleep(Duration::from_secs(240)).await;
+    assert_eq!(ask(&upstream).await, Duration::ZERO);
+    sleep(Duration::from_secs(301)).await;
+    assert_eq!(distant.open(), 0);
+    let opened = distant.opened.get();
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(distant.opened.get(), opened);
 }
 
 #[test]
