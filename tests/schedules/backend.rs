@@ -208,6 +208,11 @@ enum Gone {
     Backend,
 }
 
+fn request_of(head: &str) -> usize {
+    let named = |line: &str| Some(line.strip_prefix("x-ms-client-request-id: ")?.parse().unwrap());
+    head.lines().find_map(named).unwrap()
+}
+
 /// One connection.
 struct Line {
     world: Rc<World>,
@@ -221,17 +226,15 @@ struct Line {
 impl Line {
     async fn serve(mut self) {
         loop {
-            let Some((head, body)) = self.request().await else {
-                if self.served == 0 {
+            // The first request asked for the connection; each later one begins with its head.
+            let mut begun = self.served == 0;
+            let Some((head, body)) = self.request(&mut begun).await else {
+                if begun {
                     self.world.gone(self.attempt, None);
                 }
                 return;
             };
-            let named = |line: &str| Some(line.strip_prefix("x-ms-client-request-id: ")?.parse().unwrap());
-            let request: usize = head.lines().find_map(named).unwrap();
-            if self.served > 0 {
-                self.attempt = self.world.book.borrow_mut().begin(request, self.site, self.world.now());
-            }
+            let request = request_of(&head);
             self.check(request, &head, &body);
             let script = self.world.script(&self.name, self.attempt);
             let now = self.world.now();
@@ -250,12 +253,16 @@ impl Line {
         }
     }
 
-    async fn request(&mut self) -> Option<(String, String)> {
+    async fn request(&mut self, begun: &mut bool) -> Option<(String, String)> {
         let mut read = Vec::new();
         loop {
             let end = read.windows(4).position(|four| four == b"\r\n\r\n");
             if let Some(end) = end {
                 let head = String::from_utf8(read[..end].to_vec()).unwrap();
+                if !std::mem::replace(begun, true) {
+                    let now = self.world.now();
+                    self.attempt = self.world.book.borrow_mut().begin(request_of(&head), self.site, now);
+                }
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
                 let length: usize = length.map_or(0, |length| length.parse().unwrap());
                 if read.len() >= end + 4 + length {
