@@ -155,8 +155,9 @@ fn read_one(
         _ => Framing::UntilClose,
     };
     // What tells of a body where none can be may send one.
+    let codes = told.chunked || told.mistake == Some(Malformed::Coding);
     let tells_body =
-        told.codes || status == StatusCode::NO_CONTENT && told.length.is_some_and(|length| length > 0);
+        codes || status == StatusCode::NO_CONTENT && told.length.is_some_and(|length| length > 0);
     let keeps = told.keeps() && !matches!(framing, Framing::UntilClose) && !(no_body && tells_body);
     Ok(Some(Head { status, reason, framing, keeps, length }))
 }
@@ -167,8 +168,6 @@ struct Told {
     /// It is of HTTP/1.0.
     first: bool,
     closes: bool,
-    /// It names a transfer coding.
-    codes: bool,
     chunked: bool,
     length: Option<u64>,
     lengths: usize,
@@ -191,7 +190,6 @@ impl Told {
                 self.lengths += 1;
             }
         } else if *name == header::TRANSFER_ENCODING {
-            self.codes = true;
             let chunks = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             if self.first || !chunks || std::mem::replace(&mut self.chunked, true) {
                 self.mistake = Some(Malformed::Coding);

@@ -318,13 +318,12 @@ impl Proxy {
                 return Err(ProxyError::UpstreamFailed);
             };
             let next = self.next_in_line(now, &edge, &ask, &attempts);
-            let api = understood.route.operation.api;
             let attempt = Attempt {
                 edge: &edge,
                 callers: &front.callers,
                 parts,
                 ask: &ask,
-                api,
+                api: understood.route.operation.api,
                 deadline,
                 place,
                 bond: &bond,
