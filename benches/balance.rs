@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use sidestep::balance::{
-    Answer, Ask, Attempts, BackendSettings, Deployments, Pool, PoolSettings, Quota, Reason, Told, Verdict,
-    judge,
+    Answer, Ask, Attempts, BackendSettings, Deployments, PinSettings, Pins, Pool, PoolSettings, Quota,
+    Reason, Told, Verdict, judge,
 };
 
 const ASK: Ask<'static> = Ask {
@@ -130,5 +130,22 @@ fn judged(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, happy, throttled, judged);
+/// An id told by an answer, and looked up by the request that names it; the map is full, so that each new one takes an old
+/// one's place.
+fn pinned(criterion: &mut Criterion) {
+    let backends = pool(8).backend_ids();
+    let mut pins = Pins::new(PinSettings { ids: 100_000, home: 0 }, backends.clone());
+    let ids: Vec<[String; 1]> = (0..200_000).map(|number| [format!("resp_{number:048x}")]).collect();
+    ids.iter().for_each(|[id]| pins.made(id, backends[0], Some("app")));
+    let (mut at, now) = (0, start());
+    criterion.bench_function("an id noted and looked up among 100,000", |bencher| {
+        bencher.iter(|| {
+            at = (at + 1) % ids.len();
+            pins.made(&ids[at][0], backends[at % 8], Some("app"));
+            black_box(pins.find(now, &ids[at], Some("app")))
+        });
+    });
+}
+
+criterion_group!(benches, happy, throttled, judged, pinned);
 criterion_main!(benches);

@@ -240,4 +240,4 @@ def typed(name, **fields):
     return {"@type": f"type.googleapis.com/envoy.{name}", **fields}
 
 
-KINDS = {"sidestep": Sidestep, "nginx": Nginx, "haproxy": HAProxy, "envoy": Envoy}
+KINDS = {"sidestep": Sidestep, "earlier": Sidestep, "nginx": Nginx, "haproxy": HAProxy, "envoy": Envoy}

@@ -237,7 +237,7 @@ impl Balancer {
     /// As `start`.
     pub fn start_with_names(settings: Settings, sink: Sink, names: Names) -> Result<Self, StartError> {
         let directives: Directives = settings.log.level.parse()?;
-        let tls = Tls::new(&settings.upstream)?.with_names(names.clone());
+        let tls = Tls::new(&settings.upstream)?.with_names(names);
         let mut keeper = Keeper::default();
         let presented = presented(&settings, &mut keeper)?;
         let tokens = Arc::new(Mutex::new(slots(&presented)));
@@ -286,7 +286,6 @@ impl Balancer {
             view: view.clone(),
             token: settings.admin_token.clone(),
             settings,
-            names,
             generation: 0,
             workers,
             keeper,
@@ -395,7 +394,6 @@ struct Control {
     view: View,
     token: Option<SecretString>,
     settings: Settings,
-    names: Names,
     generation: u32,
     workers: Workers<Proxy>,
     keeper: Keeper,
@@ -612,7 +610,7 @@ impl Control {
         let certificate = settings.tls.clone().map(|tls| certificate::load(&tls).map(|loaded| (tls, loaded)));
         let certificate =
             certificate.transpose().map_err(|problem| StartError::Certificate(sentence(&problem)))?;
-        let tls = Tls::new(&settings.upstream)?.with_names(self.names.clone());
+        let tls = Tls::new(&settings.upstream)?.after(&self.tls);
         let generation = self.generation + 1;
         let presented = presented(&settings, &mut self.keeper)?;
         let slots = slots(&presented);

@@ -156,6 +156,18 @@ pub(super) fn choose(view: View<'_>, able: &mut Vec<Able>, rng: &mut Rng) -> Opt
     })
 }
 
+/// Who is most likely drawn.
+pub(super) fn next_in_line(view: View<'_>) -> Option<usize> {
+    let mut able = Vec::new();
+    view.groups.iter().find_map(|group| {
+        gather(view, group, &mut able);
+        let all = Together::of(&able);
+        let weights = able.iter().map(|able| (able.index, able.weight(all)));
+        // Of equals the first.
+        weights.rev().max_by(|one, two| one.1.total_cmp(&two.1)).map(|(index, _)| index)
+    })
+}
+
 /// Where a conversation is at home.
 pub(super) fn home(conversation: u64, able: &[Able], all: Together) -> Option<usize> {
     let scores = able.iter().filter_map(|able| Some((able.index, able.score(conversation, all)?)));

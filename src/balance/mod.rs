@@ -13,9 +13,9 @@
 //! and one request, the probe, goes first. And we never shut ourselves: only Azure's own answers keep requests out,
 //! never a guess of ours.
 //!
-//! Reading order: `pool` (the walk), `choosing`, `exhaustion`, `patience`, then what they look at: `lane`, `size`, `health`,
-//! `backend`, `routes`; beside them `verdict` and `cooldown`, which read answers and know no state, and `pins`, which
-//! knows where objects live that only one backend has.
+//! Reading order: `pool` (the walk; `questions` change nothing), `choosing`, `exhaustion`, `patience`, then what they
+//! look at: `lane`, `size`, `health`, `backend`, `routes`; beside them `verdict` and `cooldown`, which read answers
+//! and know no state, and `pins`, which knows where objects live that only one backend has.
 
 mod affinity;
 mod attempts;
@@ -33,6 +33,7 @@ mod lane;
 mod patience;
 mod pins;
 mod pool;
+mod questions;
 mod reason;
 mod recent;
 mod routes;

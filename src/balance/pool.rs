@@ -20,7 +20,6 @@ use super::choosing::{self, Able};
 use super::cooldown::{self, Told};
 use super::estimator::{Sent, tokens};
 use super::exhaustion::{self, Exhausted};
-use super::explain::{self, Explanation};
 use super::health::Failure;
 use super::lane::{self, Lane, Quota, Throttling};
 use super::patience;
@@ -29,7 +28,7 @@ use super::routes::{Lanes, Routes, Way};
 use super::snapshot::{self, PoolSnapshot};
 use super::standing::{self, Group, View};
 use super::verdict::Verdict;
-use super::{BackendSettings, Deployments, PoolSettings};
+use super::{BackendSettings, PoolSettings};
 
 /// What a request needs of a lane.
 #[derive(Clone, Copy, Debug)]
@@ -102,10 +101,10 @@ impl Pick {
 /// Every backend, every lane, and what we believe about them.
 #[derive(Debug)]
 pub struct Pool {
-    backends: Vec<Backend>,
-    groups: Vec<Group>,
-    lanes: Lanes,
-    routes: Routes,
+    pub(super) backends: Vec<Backend>,
+    pub(super) groups: Vec<Group>,
+    pub(super) lanes: Lanes,
+    pub(super) routes: Routes,
     rng: Rng,
     changes: Changes,
     generation: u32,
@@ -317,29 +316,6 @@ impl Pool {
         PoolSnapshot { in_flight: self.in_flight, backends: backends.collect() }
     }
 
-    /// Whether any backend's settings have this deployment.
-    #[must_use]
-    pub fn serves(&self, deployment: &str) -> bool {
-        self.backends.iter().any(|backend| backend.settings.deployments.there(deployment).is_some())
-    }
-
-    /// Who would serve this request now, in what order, and why each other would not. Changes nothing.
-    #[must_use]
-    pub fn explain(&self, now: Instant, ask: &Ask<'_>) -> Explanation {
-        let found = self.routes.look(ask.deployment, &self.backends);
-        let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
-        let attempts = Attempts::default();
-        explain::explain(View {
-            now,
-            ask,
-            attempts: &attempts,
-            ways,
-            backends: &self.backends,
-            lanes: &self.lanes,
-            groups: &self.groups,
-        })
-    }
-
     /// The state changes since they were last taken, the oldest first; the queue is bounded, and what did not fit is
     /// counted in a last [`Change::Lost`].
     #[must_use]
@@ -369,21 +345,6 @@ impl Pool {
     #[must_use]
     pub fn backend_ids(&self) -> Vec<BackendId> {
         self.backends.iter().map(|backend| backend.id).collect()
-    }
-
-    /// The deployments known from settings and traffic, in the callers' names; `None` where no setting names any, so
-    /// that nothing is known of what there is.
-    #[must_use]
-    pub fn deployments(&self) -> Option<Vec<Arc<str>>> {
-        let named = |backend: &Backend| matches!(backend.settings.deployments, Deployments::Named(_));
-        self.backends.iter().any(named).then(|| self.routes.known_names())
-    }
-
-    /// A name of callers that leads to the deployment called `there` on the backend of this name.
-    #[must_use]
-    pub fn asked_as<'a>(&'a self, backend: &str, there: &'a str) -> Option<&'a str> {
-        let backend = self.backends.iter().find(|known| &*known.settings.name == backend)?;
-        backend.settings.deployments.asked_as(there)
     }
 
     /// Takes a backend out of use, or back. Requests in flight there go on. An unknown position changes nothing.
@@ -679,7 +640,7 @@ fn unconfirmed(pick: &Pick, of_lane: bool, failure: Failure) -> Unconfirmed {
 }
 
 /// The ways to backends that serve the second deployment too.
-fn also_serving<'a>(
+pub(super) fn also_serving<'a>(
     second: Option<&str>,
     ways: &'a [Option<Way>],
     backends: &[Backend],

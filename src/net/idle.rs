@@ -1,9 +1,16 @@
 //! Kept-alive connections of one worker to one backend: last in, first out, so that a low request rate
-//! keeps few of them warm and lets the others go.
+//! keeps few of them warm and lets the others go. Of a backend that is in use, or next in line, one is kept spare.
+//!
+//! A spare connection is one that waits longer than others, or was opened before anybody needed it: a low request rate
+//! must not mean a handshake per request, nor a failover one.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::rc::Rc;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -13,12 +20,16 @@ use tokio::time::{Instant, sleep};
 /// translation on the way (azure-openai.md 8: four minutes, calls on dead connections hang for a minute).
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 
+/// The same for a spare one, which is watched; another takes its place.
+const LONGEST_SPARE: Duration = Duration::from_secs(180);
+
 /// So old, a connection gets no further request, however busy it is: a name may have moved meanwhile (a private
 /// endpoint, a failover by DNS), and only a new connection finds out. With TLS sessions resumed, this costs nothing
 /// that could be measured.
 pub(crate) const LONGEST_LIFE: Duration = Duration::from_secs(300);
 
-/// How often idle connections are looked at, while there are any.
+/// How often idle connections are looked at, while there are any or a spare one is wanted. No spare one is opened
+/// sooner after the one before.
 const SWEEP: Duration = Duration::from_secs(15);
 
 /// More are not kept: each holds a socket and some 10 KB.
@@ -29,82 +40,287 @@ pub(crate) trait Alive {
     /// Drives it a little, without waiting; `false` once it cannot be used again. It costs no system call
     /// unless the reactor has already heard from the socket.
     fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool;
+
+    /// When it was opened.
+    fn born(&self) -> Instant;
 }
 
-/// The connections nobody uses now.
+/// So many spare connections there may be, of all workers and backends together.
+const MOST_SPARE: usize = 16;
+
+/// Counts the spare connections of a whole balancer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spares(Arc<AtomicUsize>);
+
+impl Spares {
+    fn take(&self) -> Option<Spare> {
+        let more = |count| (count < MOST_SPARE).then_some(count + 1);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()
+            .map(|_| Spare(Arc::clone(&self.0)))
+    }
+}
+
+/// The right to keep one.
 #[derive(Debug)]
+struct Spare(Arc<AtomicUsize>);
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Opens one more connection; `None` where that fails.
+pub(crate) type Opens<T> = Box<dyn Fn() -> Opening<T>>;
+type Opening<T> = Pin<Box<dyn Future<Output = Option<T>>>>;
+
+/// The connections nobody uses now.
 pub(crate) struct Idle<T> {
-    kept: RefCell<Vec<(Instant, T)>>,
-    swept: Cell<bool>,
+    kept: RefCell<Vec<Kept<T>>>,
+    watched: Cell<bool>,
+    /// Other settings are in force: nothing more is kept.
+    retired: Cell<bool>,
+    sparing: Option<Sparing<T>>,
+}
+
+struct Kept<T> {
+    since: Instant,
+    connection: T,
+    spare: Option<Spare>,
+}
+
+impl<T: Alive> Kept<T> {
+    fn is_good_until(&self, then: Instant) -> bool {
+        let idle = if self.spare.is_some() { LONGEST_SPARE } else { LONGEST_IDLE };
+        then < self.since + idle && then < self.connection.born() + LONGEST_LIFE
+    }
+}
+
+/// How spare connections come about.
+struct Sparing<T> {
+    opens: Opens<T>,
+    spares: Spares,
+    /// One is wanted until then.
+    until: Cell<Option<Instant>>,
+    opened: Cell<Option<Instant>>,
+}
+
+impl<T> fmt::Debug for Idle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idle").field("watched", &self.watched).finish_non_exhaustive()
+    }
 }
 
 impl<T> Default for Idle<T> {
     fn default() -> Self {
-        Self { kept: RefCell::default(), swept: Cell::new(false) }
+        let (watched, retired) = (Cell::new(false), Cell::new(false));
+        Self { kept: RefCell::default(), watched, retired, sparing: None }
+    }
+}
+
+impl<T> Idle<T> {
+    /// With spare ones, opened by `opens`.
+    pub(crate) fn sparing(opens: Opens<T>, spares: Spares) -> Self {
+        let sparing = Sparing { opens, spares, until: Cell::new(None), opened: Cell::new(None) };
+        Self { sparing: Some(sparing), ..Self::default() }
+    }
+}
+
+impl<T> Sparing<T> {
+    /// No sooner than this after the one before: a peer may close each at once.
+    fn may_open(&self, now: Instant) -> bool {
+        self.opened.get().is_none_or(|opened| now >= opened + SWEEP)
+    }
+
+    /// Until the next look at least.
+    fn is_wanted(&self, now: Instant) -> bool {
+        self.until.get().is_some_and(|until| now + SWEEP <= until)
     }
 }
 
 impl<T: Alive + 'static> Idle<T> {
     /// The most recently used one that is still alive.
-    pub(crate) async fn take(&self) -> Option<T> {
-        poll_fn(|cx| {
-            let mut kept = self.kept.borrow_mut();
-            while let Some((since, mut connection)) = kept.pop() {
-                if since.elapsed() < LONGEST_IDLE && connection.poll_alive(cx) {
-                    return Poll::Ready(Some(connection));
-                }
+    pub(crate) fn take(&self) -> Option<T> {
+        // A task that has used up its turn is told "nothing to read" of every socket, also of a closed one.
+        if !tokio::task::coop::has_budget_remaining() {
+            return None;
+        }
+        // Whoever uses it next is the one to be woken by it.
+        let mut cx = Context::from_waker(Waker::noop());
+        let now = Instant::now();
+        let mut kept = self.kept.borrow_mut();
+        while let Some(mut last) = kept.pop() {
+            if last.is_good_until(now) && last.connection.poll_alive(&mut cx) {
+                return Some(last.connection);
             }
-            Poll::Ready(None)
-        })
-        .await
+        }
+        None
     }
 
     /// Keeps one for later; the oldest goes when there are too many.
     pub(crate) fn put(self: &Rc<Self>, connection: T) {
+        self.keep(connection, None);
+        self.watch(SWEEP);
+    }
+
+    fn keep(&self, connection: T, spare: Option<Spare>) {
+        if self.retired.get() {
+            return;
+        }
         let mut kept = self.kept.borrow_mut();
-        if kept.len() == MOST {
+        if kept.len() >= MOST {
             kept.remove(0);
         }
-        kept.push((Instant::now(), connection));
-        if !self.swept.replace(true) {
-            tokio::task::spawn_local(Self::sweep(Rc::downgrade(self)));
+        kept.push(Kept { since: Instant::now(), connection, spare });
+    }
+
+    /// Other settings are in force: what is kept is closed, and nothing more is opened or kept.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.kept.borrow_mut().clear();
+        if let Some(sparing) = &self.sparing {
+            sparing.until.set(None);
         }
     }
 
-    /// Closes what is too old or dead, as long as there is something to watch: an idle balancer has no timer.
-    async fn sweep(this: std::rc::Weak<Self>) {
+    /// The backend is in use: a spare connection is wanted until then, once this use is over.
+    pub(crate) fn used(self: &Rc<Self>, until: Instant) {
+        self.want_spare(until, SWEEP);
+    }
+
+    /// The backend may be needed next: a spare connection is wanted until then, from now on.
+    pub(crate) fn expect(self: &Rc<Self>, until: Instant) {
+        self.want_spare(until, Duration::ZERO);
+    }
+
+    fn want_spare(self: &Rc<Self>, until: Instant, after: Duration) {
+        let Some(sparing) = self.sparing.as_ref().filter(|_| !self.retired.get()) else { return };
+        sparing.until.set(Some(until).max(sparing.until.get()));
+        self.watch(after);
+    }
+
+    fn watch(self: &Rc<Self>, after: Duration) {
+        if !self.watched.replace(true) {
+            tokio::task::spawn_local(Self::sweep(Rc::downgrade(self), after));
+        }
+    }
+
+    /// Closes what is too old or dead and opens what is wanted, as long as there is something to watch: an idle balancer
+    /// has no timer.
+    async fn sweep(this: Weak<Self>, after: Duration) {
+        let mut pause = pin!(sleep(after));
         loop {
-            sleep(SWEEP).await;
-            let Some(this) = this.upgrade() else { return };
-            let mut cx = Context::from_waker(Waker::noop());
-            let mut kept = this.kept.borrow_mut();
-            kept.retain_mut(|(since, connection)| {
-                since.elapsed() < LONGEST_IDLE && connection.poll_alive(&mut cx)
-            });
-            if kept.is_empty() {
-                this.swept.set(false);
+            // A spare one that dies is replaced at once.
+            poll_fn(|cx| match this.upgrade() {
+                Some(this) if !this.loses_spare(cx) => pause.as_mut().poll(cx),
+                Some(_) | None => Poll::Ready(()),
+            })
+            .await;
+            let Some(idle) = this.upgrade() else { return };
+            let now = Instant::now();
+            idle.close_old(now);
+            let opening = idle.open_spare(now);
+            if opening.is_none() && !idle.is_worth_watching(now) {
+                idle.watched.set(false);
                 return;
             }
+            drop(idle);
+            if let Some((opening, spare)) = opening
+                && let Some(connection) = opening.await
+            {
+                let Some(idle) = this.upgrade() else { return };
+                // Its peer may have been slow.
+                if idle.sparing.as_ref().is_some_and(|sparing| sparing.is_wanted(Instant::now())) {
+                    idle.keep(connection, Some(spare));
+                }
+            }
+            pause.as_mut().reset(Instant::now() + SWEEP);
         }
+    }
+
+    /// Whether the only connection has died where one is wanted.
+    fn loses_spare(&self, cx: &mut Context<'_>) -> bool {
+        let mut kept = self.kept.borrow_mut();
+        let [only] = kept.as_mut_slice() else { return false };
+        let died = !only.connection.poll_alive(cx);
+        if died {
+            kept.clear();
+        }
+        let now = Instant::now();
+        died && self.sparing.as_ref().is_some_and(|sparing| sparing.is_wanted(now) && sparing.may_open(now))
+    }
+
+    /// Closes what may not be used any more.
+    fn close_old(&self, now: Instant) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut kept = self.kept.borrow_mut();
+        let wanted = self.sparing.as_ref().filter(|sparing| sparing.is_wanted(now));
+        // The newest is the spare one, where it would go before long otherwise: a busy pool needs no right to it.
+        if let Some(last) = kept.last_mut()
+            && last.spare.is_none()
+            && !last.is_good_until(now + 2 * SWEEP)
+        {
+            last.spare = wanted.and_then(|sparing| sparing.spares.take());
+        }
+        let count = kept.len();
+        let mut index = 0;
+        kept.retain_mut(|each| {
+            index += 1;
+            if index < count {
+                each.spare = None;
+            }
+            // One that nobody used goes with the wish for it.
+            let unwanted = wanted.is_none() && each.spare.is_some();
+            !unwanted && each.is_good_until(now) && each.connection.poll_alive(&mut cx)
+        });
+    }
+
+    /// Where one is wanted and none is there that stays for the next two looks: before it must go, another is there.
+    fn open_spare(&self, now: Instant) -> Option<(Opening<T>, Spare)> {
+        let sparing = self.sparing.as_ref()?;
+        let stays = self.kept.borrow().last().is_some_and(|last| last.is_good_until(now + 2 * SWEEP));
+        if stays || !sparing.is_wanted(now) || !sparing.may_open(now) {
+            return None;
+        }
+        let spare = sparing.spares.take()?;
+        sparing.opened.set(Some(now));
+        Some(((sparing.opens)(), spare))
+    }
+
+    fn is_worth_watching(&self, now: Instant) -> bool {
+        !self.kept.borrow().is_empty() || self.sparing.as_ref().is_some_and(|sparing| sparing.is_wanted(now))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::pin::Pin;
     use std::rc::Rc;
     use std::task::Context;
     use std::time::Duration;
 
-    use tokio::time::sleep;
+    use tokio::time::{Instant, sleep};
 
-    use super::{Alive, Idle, MOST};
+    use super::{Alive, Idle, MOST, MOST_SPARE, Spares};
 
-    struct Fake(u32, Rc<Cell<bool>>);
+    struct Fake(u32, Rc<Cell<bool>>, Instant);
+
+    impl Fake {
+        fn new(number: u32, alive: &Rc<Cell<bool>>) -> Self {
+            Self(number, Rc::clone(alive), Instant::now())
+        }
+    }
 
     impl Alive for Fake {
         fn poll_alive(&mut self, _cx: &mut Context<'_>) -> bool {
             self.1.get()
+        }
+
+        fn born(&self) -> Instant {
+            self.2
         }
     }
 
@@ -119,13 +335,13 @@ mod tests {
         local(async {
             let idle = Rc::new(Idle::default());
             let (alive, dying) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(true)));
-            idle.put(Fake(1, Rc::clone(&alive)));
-            idle.put(Fake(2, alive));
-            idle.put(Fake(3, Rc::clone(&dying)));
+            idle.put(Fake::new(1, &alive));
+            idle.put(Fake::new(2, &alive));
+            idle.put(Fake::new(3, &dying));
             dying.set(false);
-            assert_eq!(idle.take().await.map(|fake| fake.0), Some(2));
-            assert_eq!(idle.take().await.map(|fake| fake.0), Some(1));
-            assert!(idle.take().await.is_none());
+            assert_eq!(idle.take().map(|fake| fake.0), Some(2));
+            assert_eq!(idle.take().map(|fake| fake.0), Some(1));
+            assert!(idle.take().is_none());
         });
     }
 
@@ -134,11 +350,11 @@ mod tests {
         local(async {
             let idle = Rc::new(Idle::default());
             let alive = Rc::new(Cell::new(true));
-            idle.put(Fake(1, Rc::clone(&alive)));
+            idle.put(Fake::new(1, &alive));
             sleep(Duration::from_secs(76)).await;
             assert_eq!(Rc::strong_count(&alive), 1);
             // And the watch begins anew with the next one.
-            idle.put(Fake(2, Rc::clone(&alive)));
+            idle.put(Fake::new(2, &alive));
             sleep(Duration::from_secs(76)).await;
             assert_eq!(Rc::strong_count(&alive), 1);
         });
@@ -150,9 +366,159 @@ mod tests {
             let idle = Rc::new(Idle::default());
             let alive = Rc::new(Cell::new(true));
             for n in 0..300 {
-                idle.put(Fake(n, Rc::clone(&alive)));
+                idle.put(Fake::new(n, &alive));
             }
             assert_eq!(Rc::strong_count(&alive), MOST + 1);
+        });
+    }
+
+    /// What opens connections, how many it has opened, and whether those are alive.
+    struct Opened {
+        idle: Rc<Idle<Fake>>,
+        count: Rc<Cell<u32>>,
+        alive: Rc<Cell<bool>>,
+    }
+
+    fn sparing(spares: &Spares) -> Opened {
+        let (count, alive) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(true)));
+        let (counted, living) = (Rc::clone(&count), Rc::clone(&alive));
+        let opens = Box::new(move || {
+            counted.set(counted.get() + 1);
+            let living = Rc::clone(&living);
+            Box::pin(async move { Some(Fake::new(0, &living)) }) as Pin<Box<dyn Future<Output = _>>>
+        });
+        Opened { idle: Rc::new(Idle::sparing(opens, spares.clone())), count, alive }
+    }
+
+    fn in_minutes(minutes: u64) -> Instant {
+        Instant::now() + Duration::from_secs(60 * minutes)
+    }
+
+    #[test]
+    fn what_is_used_once_a_minute_is_opened_once_and_replaced_before_it_is_too_old() {
+        local(async {
+            let opened = sparing(&Spares::default());
+            let mut first = Some(Fake::new(1, &opened.alive));
+            for minute in 0..30 {
+                opened.idle.used(in_minutes(5));
+                let connection = opened.idle.take().or_else(|| first.take());
+                let connection = connection.unwrap_or_else(|| panic!("none in minute {minute}"));
+                assert!(connection.2.elapsed() < super::LONGEST_LIFE, "{minute}");
+                opened.idle.put(connection);
+                sleep(Duration::from_secs(60)).await;
+            }
+            assert_eq!(opened.count.get(), 6, "one in five minutes");
+        });
+    }
+
+    #[test]
+    fn nothing_is_kept_five_minutes_after_the_last_use() {
+        local(async {
+            let opened = sparing(&Spares::default());
+            opened.idle.used(in_minutes(5));
+            opened.idle.put(Fake::new(1, &opened.alive));
+            sleep(Duration::from_secs(270)).await;
+            assert_eq!(opened.idle.kept.borrow().len(), 1);
+            sleep(Duration::from_secs(31)).await;
+            assert_eq!(opened.idle.kept.borrow().len(), 0);
+            assert!(!opened.idle.watched.get(), "and nothing wakes us");
+            sleep(Duration::from_secs(3600)).await;
+            assert_eq!(opened.count.get(), 1, "the one that took the first one's place");
+        });
+    }
+
+    #[test]
+    fn of_busy_pools_none_takes_a_right_from_those_that_need_one() {
+        local(async {
+            let spares = Spares::default();
+            let busy: Vec<_> = (0..20).map(|_| sparing(&spares)).collect();
+            let quiet = sparing(&spares);
+            let first = |one: &Opened| Fake::new(1, &one.alive);
+            let mut at_work: Vec<_> = busy.iter().map(first).collect();
+            for second in 0..60 {
+                for (one, connection) in busy.iter().zip(std::mem::take(&mut at_work)) {
+                    one.idle.used(in_minutes(5));
+                    one.idle.put(connection);
+                }
+                if second == 20 {
+                    quiet.idle.expect(in_minutes(5));
+                }
+                sleep(Duration::from_secs(1)).await;
+                at_work = busy.iter().map(|one| one.idle.take().unwrap()).collect();
+            }
+            assert_eq!(quiet.count.get(), 1);
+            assert_eq!(quiet.idle.kept.borrow().len(), 1);
+        });
+    }
+
+    #[test]
+    fn what_is_retired_keeps_and_opens_nothing_more() {
+        local(async {
+            let opened = sparing(&Spares::default());
+            opened.idle.used(in_minutes(5));
+            opened.idle.put(Fake::new(1, &opened.alive));
+            opened.idle.retire();
+            opened.idle.put(Fake::new(2, &opened.alive));
+            opened.idle.expect(in_minutes(5));
+            sleep(Duration::from_secs(600)).await;
+            assert!(opened.idle.take().is_none());
+            assert_eq!(opened.count.get(), 0);
+        });
+    }
+
+    #[test]
+    fn a_spare_one_that_comes_late_is_not_one_too_many() {
+        local(async {
+            let count = Rc::new(Cell::new(0));
+            let alive = Rc::new(Cell::new(true));
+            let (counted, living) = (Rc::clone(&count), Rc::clone(&alive));
+            let opens = Box::new(move || {
+                counted.set(counted.get() + 1);
+                let living = Rc::clone(&living);
+                Box::pin(async move {
+                    sleep(Duration::from_secs(5)).await;
+                    Some(Fake::new(0, &living))
+                }) as Pin<Box<dyn Future<Output = _>>>
+            });
+            let idle = Rc::new(Idle::sparing(opens, Spares::default()));
+            idle.expect(in_minutes(5));
+            sleep(Duration::from_secs(1)).await;
+            (0..300).for_each(|number| idle.put(Fake::new(number, &alive)));
+            sleep(Duration::from_secs(6)).await;
+            assert_eq!((count.get(), idle.kept.borrow().len()), (1, MOST));
+        });
+    }
+
+    #[test]
+    fn what_is_next_in_line_is_opened_at_once_and_what_its_peer_closes_is_replaced() {
+        local(async {
+            let opened = sparing(&Spares::default());
+            opened.idle.expect(in_minutes(5));
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(opened.count.get(), 1);
+            // A peer that closes each at once does not keep us busy.
+            opened.alive.set(false);
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!(opened.count.get(), 5);
+            opened.alive.set(true);
+            sleep(Duration::from_secs(16)).await;
+            assert_eq!(opened.count.get(), 6);
+            assert!(opened.idle.take().is_some());
+        });
+    }
+
+    #[test]
+    fn there_are_no_more_spare_ones_than_the_bound_and_each_that_goes_makes_room() {
+        local(async {
+            let spares = Spares::default();
+            let many: Vec<_> = (0..20).map(|_| sparing(&spares)).collect();
+            many.iter().for_each(|one| one.idle.expect(in_minutes(5)));
+            sleep(Duration::from_secs(40)).await;
+            let count = || many.iter().map(|one| one.idle.kept.borrow().len()).sum::<usize>();
+            assert_eq!(count(), MOST_SPARE);
+            drop(many[0].idle.take());
+            sleep(Duration::from_secs(20)).await;
+            assert_eq!(count(), MOST_SPARE);
         });
     }
 }

@@ -41,6 +41,8 @@ struct State {
     unread: Cell<Unread>,
     /// The last write found no room.
     stalled: Cell<bool>,
+    /// The connection has become idle, and hyper has not looked since.
+    fresh: Cell<bool>,
 }
 
 /// Whether a caller may have sent what nobody read.
@@ -55,7 +57,8 @@ enum Unread {
 impl Pace {
     pub(crate) fn new() -> Self {
         let phase = Cell::new(Phase::Idle(Instant::now()));
-        Self(Rc::new(State { phase, unread: Cell::new(Unread::Nothing), stalled: Cell::new(false) }))
+        let (unread, stalled, fresh) = (Cell::new(Unread::Nothing), Cell::new(false), Cell::new(false));
+        Self(Rc::new(State { phase, unread, stalled, fresh }))
     }
 
     /// A whole head has arrived; a body follows or does not.
@@ -67,6 +70,13 @@ impl Pace {
     /// The answer has gone; the next head may begin.
     pub(crate) fn idle(&self) {
         self.0.phase.set(Phase::Idle(Instant::now()));
+        self.0.fresh.set(true);
+    }
+
+    /// Whether hyper must look once more before the connection waits: it has read before the answer had gone, when the
+    /// limit of what comes then did not run yet.
+    pub(crate) fn looks_again(&self) -> bool {
+        self.0.fresh.replace(false)
     }
 
     /// The connection waits. Twice between two requests means that the last one's body has been read: where it has not,

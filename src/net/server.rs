@@ -303,8 +303,13 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
         if ear.state() == Stop::Abort {
             return Poll::Ready(false);
         }
-        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(ended.is_ok());
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(ended.is_ok());
+            }
+            if !waiting.looks_again() {
+                break;
+            }
         }
         waiting.waits();
         let heard = ear.listen(cx);

@@ -13,30 +13,27 @@ use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::connect::{ConnectError, Connector, Socket, TlsProblem, connect, tls_config};
-use super::idle::{Idle, LONGEST_LIFE};
+use super::exchange::{Coming, Cut, Line, NoHead, Sending, exchange};
+use super::idle::{Idle, LONGEST_LIFE, Spares};
 use super::names::Names;
 use super::request_body::Waits;
 pub use super::request_body::{BodyTooLarge, RequestBody};
 use super::seen::Seen;
-use super::server::LocalExecutor;
-
-/// Read at once of an answer, and the bound of its head, in bytes. hyper's own 400 KiB would be held for every caller
-/// that reads slowly: measured with 1,000 of them, 265 KiB each.
-const MOST_READ: usize = 64 * 1024;
+use super::server::{BodyError, LocalExecutor};
 
 /// How the upstream side connects and keeps connections.
 #[derive(Clone, Debug)]
@@ -72,13 +69,18 @@ impl Origin {
     }
 }
 
-/// What the connections of all workers share, made once: whom they trust, sessions to resume, and names.
+/// What the connections of all workers share, made once: whom they trust, sessions to resume, names, and how many are
+/// spare.
 #[derive(Clone, Debug)]
 pub struct Tls {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
     names: Names,
+    spares: Spares,
 }
+
+/// A backend that was used is worth a spare connection for so long.
+const WORTH_SPARING: Duration = Duration::from_secs(300);
 
 impl Tls {
     /// The roots of the platform plus those of `ca_file`.
@@ -101,13 +103,24 @@ impl Tls {
         let mut http2 = http1.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
         http2.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Self { http1: Arc::new(http1), http2: Arc::new(http2), names: Names::default() }
+        Self {
+            http1: Arc::new(http1),
+            http2: Arc::new(http2),
+            names: Names::default(),
+            spares: Spares::default(),
+        }
     }
 
     /// Names are looked up by these instead of by the operating system.
     #[must_use]
     pub fn with_names(self, names: Names) -> Self {
         Self { names, ..self }
+    }
+
+    /// It takes over from `before`: names are looked up in the same way, and spare connections count together.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        Self { names: before.names.clone(), spares: before.spares.clone(), ..self }
     }
 
     /// Sockets at what names resolve to.
@@ -128,9 +141,9 @@ pub enum SendError {
     Closed {
         /// It had served another request before, so it may simply have been idle for too long.
         reused: bool,
-        /// What hyper saw.
+        /// What was seen of it.
         #[source]
-        source: Option<hyper::Error>,
+        source: Option<BodyError>,
     },
     /// The backend said that it has not begun with the request (HTTP/2: a refused stream, a `GOAWAY` that leaves it out):
     /// it may be sent once more, whatever it does.
@@ -138,10 +151,10 @@ pub enum SendError {
     Unprocessed(#[source] hyper::Error),
     /// What came is not HTTP.
     #[error("malformed answer")]
-    Malformed(#[source] hyper::Error),
+    Malformed(#[source] BodyError),
     /// The request's own body failed: the caller's fault, not the backend's.
     #[error("request body failed")]
-    RequestBody(#[source] hyper::Error),
+    RequestBody(#[source] BodyError),
     /// The request's own body turned out longer than it may be.
     #[error(transparent)]
     RequestTooLarge(#[from] BodyTooLarge),
@@ -154,7 +167,21 @@ pub enum SendError {
 }
 
 impl SendError {
-    fn new(error: hyper::Error, reused: bool) -> Self {
+    fn http1(error: NoHead, reused: bool) -> Self {
+        match error {
+            // Once it has begun to answer, it has not been idle for too long.
+            NoHead::Closed { begun, source } => {
+                Self::Closed { reused: reused && !begun, source: source.map(Into::into) }
+            }
+            NoHead::Malformed(mistake) => Self::Malformed(mistake.into()),
+            NoHead::RequestBody(error) => match error.downcast::<BodyTooLarge>() {
+                Ok(too_large) => Self::RequestTooLarge(*too_large),
+                Err(error) => Self::RequestBody(error),
+            },
+        }
+    }
+
+    fn http2(error: hyper::Error, reused: bool) -> Self {
         let cause = std::error::Error::source(&error);
         let too_large = cause.and_then(|cause| cause.downcast_ref::<BodyTooLarge>());
         let http2 = cause.and_then(|cause| cause.downcast_ref::<h2::Error>()).filter(|told| told.is_remote());
@@ -169,11 +196,11 @@ impl SendError {
         if let Some(too_large) = too_large {
             Self::RequestTooLarge(*too_large)
         } else if error.is_parse() {
-            Self::Malformed(error)
+            Self::Malformed(error.into())
         } else if error.is_user() {
-            Self::RequestBody(error)
+            Self::RequestBody(error.into())
         } else {
-            Self::Closed { reused, source: Some(error) }
+            Self::Closed { reused, source: Some(error.into()) }
         }
     }
 }
@@ -253,6 +280,36 @@ impl Upstream {
         &self.origin
     }
 
+    /// From now on a spare connection stands by while the backend is in use, and for some minutes after: a request now and
+    /// then costs no handshake.
+    #[must_use]
+    pub fn with_spare(mut self, tls: &Tls) -> Self {
+        let (connector, origin, limit) = (self.connector.clone(), self.origin.clone(), self.connect_timeout);
+        let config = Arc::clone(&self.http1_tls);
+        // Of HTTP/2 one connection serves all, and stays: the first request alone opens it.
+        if !self.origin.http2 {
+            let opens = Box::new(move || {
+                let (connector, origin, config) = (connector.clone(), origin.clone(), Arc::clone(&config));
+                Box::pin(async move {
+                    // Whoever needs one says why there is none.
+                    connect(&connector, &origin, &config, limit).await.ok().map(Line::over)
+                }) as Pin<Box<dyn Future<Output = Option<Line>>>>
+            });
+            self.idle = Rc::new(Idle::sparing(opens, tls.spares.clone()));
+        }
+        self
+    }
+
+    /// Other settings are in force: what is open and not in use is closed, and no spare connection is opened any more.
+    pub(crate) fn retire(&self) {
+        self.idle.retire();
+    }
+
+    /// It may be needed soon: a spare connection stands by from now on.
+    pub fn expect(&self) {
+        self.idle.expect(Instant::now() + WORTH_SPARING);
+    }
+
     /// Whether an operator shall read why this failed: a cause that lies in names, certificates or TLS settings does
     /// not go away by itself. Each worker says so once a minute.
     pub fn is_worth_telling(&self, error: &SendError) -> bool {
@@ -279,11 +336,7 @@ impl Upstream {
         reuse: Reuse,
     ) -> Result<Response<Answer>, SendError> {
         let moving = body.moving();
-        let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.headers_mut() = headers;
-        *request.uri_mut() = Uri::from(path);
-        let mut sending = pin!(self.send_request(request, reuse));
+        let mut sending = pin!(self.send_request(method, path, headers, body, reuse));
         let Some(moving) = moving else { return sending.await };
         tokio::select! {
             biased;
@@ -296,26 +349,30 @@ impl Upstream {
 
     async fn send_request(
         &self,
-        request: Request<RequestBody>,
+        method: Method,
+        path: PathAndQuery,
+        headers: HeaderMap,
+        body: RequestBody,
         reuse: Reuse,
     ) -> Result<Response<Answer>, SendError> {
-        if self.origin.http2
-            && let Some(trunk) = self.kept_http2(reuse)
-        {
-            return self.send_http2(trunk, request, true).await;
+        let kept = if self.origin.http2 { self.kept_http2(reuse) } else { None };
+        if let Some(trunk) = kept {
+            return self.send_http2(trunk, self.http2_request(method, path, headers, body), true).await;
         }
+        self.idle.used(Instant::now() + WORTH_SPARING);
         // Also where HTTP/2 was wanted: the backend may have agreed on HTTP/1.1 only.
-        if reuse == Reuse::Allowed
-            && let Some(line) = self.idle.take().await
-        {
-            return self.send_http1(line, request, true).await;
+        let kept = if reuse == Reuse::Allowed { self.idle.take() } else { None };
+        if let Some(line) = kept {
+            return self.send_http1(line, method, path, headers, body, true).await;
         }
-        let socket = connect(&self.connector, &self.origin, &self.tls, self.connect_timeout).await?;
+        // Rare, and on the heap: the usual request need not make room for it.
+        let opening = Box::pin(connect(&self.connector, &self.origin, &self.tls, self.connect_timeout));
+        let socket = opening.await?;
         if self.origin.http2 && (!self.origin.tls || socket.agreed_on_http2()) {
             let trunk = self.open_http2(socket).await?;
-            return self.send_http2(trunk, request, false).await;
+            return self.send_http2(trunk, self.http2_request(method, path, headers, body), false).await;
         }
-        self.send_http1(Line::over(socket).await?, request, false).await
+        self.send_http1(Line::over(socket), method, path, headers, body, false).await
     }
 
     /// Asks for a WebSocket, on a connection of its own. When the backend agrees, the answer holds the connection:
@@ -326,58 +383,43 @@ impl Upstream {
     pub async fn upgrade(
         &self,
         path: PathAndQuery,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
     ) -> Result<Response<Answer>, SendError> {
-        let mut request = Request::new(RequestBody::empty());
-        *request.uri_mut() = Uri::from(path);
-        *request.headers_mut() = headers;
-        let headers = request.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let (get, none) = (Method::GET, RequestBody::empty);
+        self.idle.used(Instant::now() + WORTH_SPARING);
+        if let Some(line) = self.idle.take().filter(|_| !self.origin.http2) {
+            match self.send_http1(line, get.clone(), path.clone(), headers.clone(), none(), true).await {
+                // It was idle for too long; the request has not been seen.
+                Err(SendError::Closed { reused: true, .. }) => {}
+                told => return told,
+            }
+        }
         let socket = connect(&self.connector, &self.origin, &self.http1_tls, self.connect_timeout).await?;
-        self.send_http1(Line::over(socket).await?, request, false).await
+        self.send_http1(Line::over(socket), Method::GET, path, headers, RequestBody::empty(), false).await
     }
 
     async fn send_http1(
         &self,
-        mut line: Line,
-        mut request: Request<RequestBody>,
+        line: Line,
+        method: Method,
+        path: PathAndQuery,
+        headers: HeaderMap,
+        body: RequestBody,
         reused: bool,
     ) -> Result<Response<Answer>, SendError> {
-        request.headers_mut().insert(header::HOST, self.host.clone());
-        // hyper tells no length of an empty body, and Azure's front answers 411 to a POST without one.
-        if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
-            && request.body().is_end_stream()
-        {
-            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        let mut answer = std::pin::pin!(line.sender.send_request(request));
-        // The answer's future moves only when the connection is driven, which happens right here: it needs
-        // no waker of its own, and a real one would wake this task once more for nothing.
-        let mut unwoken = Context::from_waker(Waker::noop());
-        let mut open = true;
-        let response = poll_fn(|cx| {
-            if open {
-                open = line.connection.as_mut().poll(cx).is_pending();
-            }
-            match answer.as_mut().poll(&mut unwoken) {
-                Poll::Pending if open => Poll::Pending,
-                Poll::Pending => Poll::Ready(Err(SendError::Closed { reused, source: None })),
-                Poll::Ready(answer) => Poll::Ready(answer.map_err(|error| SendError::new(error, reused))),
-            }
-        })
-        .await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            if open {
-                let failed = |error| SendError::new(error, reused);
-                line.connection.as_mut().await.map_err(failed)?;
-            }
-            let parts = Pin::into_inner(line.connection).into_parts();
-            let tunnel = Some(Box::new((parts.io.into_inner(), parts.read_buf)));
-            return Ok(response.map(|body| Answer { body, kept: None, tunnel, _place: None }));
-        }
-        let kept = open.then(|| Kept { line, home: Rc::clone(&self.idle) });
-        Ok(response.map(|body| Answer { body, kept, tunnel: None, _place: None }))
+        let sending = Sending::new(&method, path.as_str(), &self.host, &headers, body);
+        let exchange = exchange(line, sending, method == Method::HEAD, headers, &self.idle);
+        let response = exchange.await.map_err(|error| SendError::http1(error, reused))?;
+        let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        Ok(response.map(|coming| {
+            Answer(if agreed {
+                Source::Tunnel(coming.into_socket().map(Box::new))
+            } else {
+                Source::Http1(coming)
+            })
+        }))
     }
 
     /// One with room for a stream: at the peer's limit hyper would let the request wait without end.
@@ -405,7 +447,7 @@ impl Upstream {
             .initial_max_send_streams(1)
             .handshake(TokioIo::new(socket))
             .await
-            .map_err(|error| SendError::new(error, false))?;
+            .map_err(|error| SendError::http2(error, false))?;
         let most = Rc::new(Cell::new(connection.current_max_send_streams()));
         let places = Rc::default();
         let trunk = Trunk { sender, born: Instant::now(), most: Rc::clone(&most), places };
@@ -419,23 +461,36 @@ impl Upstream {
         Ok(trunk)
     }
 
-    async fn send_http2(
+    fn http2_request(
         &self,
-        mut trunk: Trunk,
-        mut request: Request<RequestBody>,
-        reused: bool,
-    ) -> Result<Response<Answer>, SendError> {
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        method: Method,
+        path: PathAndQuery,
+        headers: HeaderMap,
+        body: RequestBody,
+    ) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        let mut parts = Uri::from(path).into_parts();
         parts.scheme = Some(if self.origin.tls { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(self.authority.clone());
         if let Ok(uri) = Uri::from_parts(parts) {
             *request.uri_mut() = uri;
         }
+        *request.method_mut() = method;
+        *request.headers_mut() = headers;
         *request.version_mut() = Version::HTTP_2;
-        let failed = |error| SendError::new(error, reused);
+        request
+    }
+
+    async fn send_http2(
+        &self,
+        mut trunk: Trunk,
+        request: Request<RequestBody>,
+        reused: bool,
+    ) -> Result<Response<Answer>, SendError> {
+        let failed = |error| SendError::http2(error, reused);
         trunk.sender.ready().await.map_err(failed)?;
         let response = trunk.sender.send_request(request).await.map_err(failed)?;
-        Ok(response.map(|body| Answer { body, kept: None, tunnel: None, _place: Some(trunk.places) }))
+        Ok(response.map(|body| Answer(Source::Http2 { body, _place: trunk.places })))
     }
 }
 
@@ -456,108 +511,71 @@ impl Trunk {
     }
 }
 
-/// One HTTP/1.1 connection.
-#[derive(Debug)]
-struct Line {
-    sender: http1::SendRequest<RequestBody>,
-    connection: Pin<Box<http1::Connection<TokioIo<Socket>, RequestBody>>>,
-    born: Instant,
-}
-
-impl Line {
-    async fn over(socket: Socket) -> Result<Self, SendError> {
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MOST_READ)
-            .handshake(TokioIo::new(socket))
-            .await
-            .map_err(|error| SendError::new(error, false))?;
-        Ok(Self { sender, connection: Box::pin(connection), born: Instant::now() })
-    }
-}
-
-impl super::idle::Alive for Line {
-    fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.born.elapsed() < LONGEST_LIFE
-            && self.connection.as_mut().poll(cx).is_pending()
-            && self.sender.is_ready()
-    }
-}
-
-/// A connection and where it goes once the answer has been read whole.
-#[derive(Debug)]
-struct Kept {
-    line: Line,
-    home: Rc<Idle<Line>>,
+/// Why an answer ended early.
+#[derive(Debug, Error)]
+pub enum AnswerError {
+    /// In HTTP/1.1.
+    #[error(transparent)]
+    Http1(#[from] Cut),
+    /// In HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
 }
 
 /// An answer's body. Dropped before its end, it closes the connection (HTTP/1.1) or resets the stream.
 #[derive(Debug)]
-pub struct Answer {
-    body: Incoming,
-    kept: Option<Kept>,
+pub struct Answer(Source);
+
+#[derive(Debug)]
+enum Source {
+    Http1(Coming),
+    Http2 {
+        body: Incoming,
+        /// On its connection.
+        _place: Rc<()>,
+    },
     /// After a 101: the connection, and what the backend has sent on it already.
-    tunnel: Option<Box<(Socket, Bytes)>>,
-    /// Of an HTTP/2 stream on its connection.
-    _place: Option<Rc<()>>,
+    Tunnel(Option<Box<(Socket, Bytes)>>),
 }
 
 impl Answer {
     /// The connection on which both sides have agreed to speak something else, and what has come on it already.
     pub(crate) fn take_tunnel(&mut self) -> Option<(Socket, Bytes)> {
-        self.tunnel.take().map(|tunnel| *tunnel)
-    }
-
-    /// Read to its end: the connection may serve the next request.
-    fn finish(&mut self, cx: &mut Context<'_>) {
-        if let Some(mut kept) = self.kept.take()
-            && super::idle::Alive::poll_alive(&mut kept.line, cx)
-        {
-            kept.home.put(kept.line);
-        }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if self.kept.is_some() && self.body.is_end_stream() {
-            self.finish(&mut Context::from_waker(Waker::noop()));
+        match &mut self.0 {
+            Source::Tunnel(tunnel) => tunnel.take().map(|tunnel| *tunnel),
+            Source::Http1(_) | Source::Http2 { .. } => None,
         }
     }
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let Some(kept) = &mut this.kept else {
-            return Pin::new(&mut this.body).poll_frame(cx);
-        };
-        // As in `send_http1`: driving the connection is what moves the body.
-        let mut unwoken = Context::from_waker(Waker::noop());
-        let mut frame = Pin::new(&mut this.body).poll_frame(&mut unwoken);
-        if frame.is_pending() {
-            if kept.line.connection.as_mut().poll(cx).is_ready() {
-                this.kept = None;
-                return Pin::new(&mut this.body).poll_frame(cx);
-            }
-            frame = Pin::new(&mut this.body).poll_frame(&mut unwoken);
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match &mut self.0 {
+            Source::Http1(coming) => Pin::new(coming).poll_frame(cx).map_err(Into::into),
+            Source::Http2 { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Source::Tunnel(_) => Poll::Ready(None),
         }
-        if let Poll::Ready(None) = frame {
-            this.finish(cx);
-        }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.0 {
+            Source::Http1(coming) => coming.is_end_stream(),
+            Source::Http2 { body, .. } => body.is_end_stream(),
+            Source::Tunnel(_) => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.0 {
+            Source::Http1(coming) => coming.size_hint(),
+            Source::Http2 { body, .. } => body.size_hint(),
+            Source::Tunnel(_) => SizeHint::with_exact(0),
+        }
     }
 }

@@ -73,6 +73,8 @@ pub struct BodyScan {
     /// string of 4 KiB and more without a space counts 1,000 whatever its length. Tokenizers differ by a factor
     /// of two either way; the estimate orders lanes, it never refuses.
     pub prompt_tokens: u64,
+    /// The body may name objects that live on one backend: [`named_in_body`](super::named_in_body) knows.
+    pub may_name: bool,
 }
 
 impl BodyScan {
@@ -121,6 +123,8 @@ pub fn scan(body: &[u8]) -> Result<BodyScan, BodyProblem> {
     if !scan.json {
         scan.model = None;
     }
+    // What comes after a break was not looked at.
+    scan.may_name = !scan.json || members.may_name();
     let (bytes, strings) = members.unbroken();
     let text = body.len().saturating_sub(bytes) / BYTES_PER_TOKEN;
     scan.prompt_tokens = u64::try_from(text).unwrap_or(u64::MAX).saturating_add(strings * UNBROKEN_TOKENS);

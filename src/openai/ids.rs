@@ -7,8 +7,6 @@
 
 use std::borrow::Cow;
 
-use memchr::memmem;
-
 use super::json::unescape;
 
 /// Longest id, in bytes; the longest of Azure's have under 80.
@@ -63,11 +61,9 @@ pub(super) fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.len() <= LONGEST && text.bytes().all(plain)
 }
 
-/// The ids of objects that a JSON request names, in their order, at most sixteen.
+/// The ids of objects that a JSON request names, in their order, at most sixteen. Most name none, which
+/// [`BodyScan::may_name`](super::BodyScan) tells without another pass.
 pub fn named_in_body(body: &[u8]) -> Vec<String> {
-    if !may_name(body) {
-        return Vec::new();
-    }
     let mut names: Vec<String> = Vec::new();
     Walk::over(Side::Request).feed(body, &mut |_, id| {
         if names.len() < MOST_NAMED && !names.iter().any(|known| known == id) {
@@ -83,16 +79,26 @@ pub fn named_in_query(query: &str) -> Vec<String> {
     names.filter(|name| begins(name, &PREFIXES)).map(Cow::into_owned).take(MOST_NAMED).collect()
 }
 
-/// Cheap, and never wrongly `false`: most requests name nothing.
-fn may_name(body: &[u8]) -> bool {
+/// Whether this string of a request's body, key or value, may make a difference to what the body names. Cheap, and never
+/// wrongly `false`.
+pub(super) fn may_name(raw: &[u8], escaped: bool) -> bool {
+    if raw.len() > LONGEST {
+        return false;
+    }
     // An ASCII character that is escaped for no reason may be a part of any key.
-    let escaped = memmem::find_iter(body, b"\\u00")
-        .any(|at| body.get(at + 4).is_some_and(|digit| matches!(digit, b'2'..=b'7')));
-    // `call_id` stands in every conversation with tools, and names no object.
-    let ids = memmem::find_iter(body, b"_id").any(|at| !body[..at].ends_with(b"call"));
-    let words: [&[u8]; 5] =
-        [b"\"conversation\"", b"\"container\"", b"_file\"", b"item_reference", TEMPLATE.as_bytes()];
-    escaped || ids || words.iter().any(|word| memmem::find(body, word).is_some())
+    let written_oddly = escaped && raw.windows(4).any(|four| four == b"\\u00");
+    if written_oddly || raw.starts_with(TEMPLATE.as_bytes()) {
+        return true;
+    }
+    match raw.last() {
+        // `call_id` stands in every conversation with tools, and names no object.
+        Some(b'd') => raw.ends_with(b"_id") && !raw.ends_with(b"call_id"),
+        Some(b's') => raw.ends_with(b"_ids") || raw == b"result_files",
+        Some(b'e') => raw.ends_with(b"_file") || raw == b"item_reference",
+        Some(b'n') => raw == b"conversation",
+        Some(b'r') => raw == b"container",
+        _ => false,
+    }
 }
 
 /// What an answer says of an id.
@@ -540,6 +546,24 @@ mod tests {
             let _ = named(&text);
             let whole = told(&format!("{{{text}"), stream, 10_000);
             prop_assert_eq!(told(&format!("{{{text}"), stream, pieces), whole);
+        }
+
+        #[test]
+        fn no_body_that_names_an_object_looks_as_if_it_named_none(pieces in prop::collection::vec(
+            prop::sample::select(vec![
+                "{", "}", "[", "]", ":", ",", "\"id\"", "\"type\"", "\"item_reference\"", "\"conversation\"",
+                "\"prompt\"", "\"pmpt_1\"", "\"file_id\"", "\"file_\\u0069d\"", "\"vector_store_ids\"", "\"container\"",
+                "\"training_file\"", "\"file-1\"", "\"resp_1\"", "\"msg_1\"", "\"call_id\"", "\"a\"", "1", "null",
+                "{\"file_id\":\"file-1\"}", "{\"type\":\"item_reference\",\"id\":\"msg_1\"}", "\"x\":",
+                "\"conversation\":{\"id\":\"conv_1\"}", "\"prompt\":{\"id\":\"pmpt_1\"}",
+            ]),
+            0..12,
+        )) {
+            let text = format!("{{{}}}", pieces.concat());
+            if let Ok(scan) = super::super::scan(text.as_bytes()) {
+                let names = named(&text);
+                prop_assert!(scan.may_name || names.is_empty(), "{} names {:?}", text, names);
+            }
         }
 
         #[test]

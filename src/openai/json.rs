@@ -8,6 +8,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::ids;
+
 /// A string of at least this many bytes without a space counts as data, not as text.
 const UNBROKEN: usize = 4 * 1024;
 
@@ -81,17 +83,23 @@ pub(super) struct Members<'a> {
     state: State,
     unbroken_bytes: usize,
     unbroken_strings: u64,
+    may_name: bool,
 }
 
 impl<'a> Members<'a> {
     pub(super) fn of(text: &'a [u8]) -> Self {
         let at = if text.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        Self { text, at, state: State::Start, unbroken_bytes: 0, unbroken_strings: 0 }
+        Self { text, at, state: State::Start, unbroken_bytes: 0, unbroken_strings: 0, may_name: false }
     }
 
     /// How many bytes stand in strings that are data, not text, and how many such strings there are.
     pub(super) fn unbroken(&self) -> (usize, u64) {
         (self.unbroken_bytes, self.unbroken_strings)
+    }
+
+    /// Whether a string so far, at any depth, may say that the text names objects that live on one backend.
+    pub(super) fn may_name(&self) -> bool {
+        self.may_name
     }
 
     pub(super) fn next(&mut self) -> Step {
@@ -200,6 +208,7 @@ impl<'a> Members<'a> {
             at += 2;
         }
         self.at = at + 1;
+        self.may_name |= ids::may_name(&self.text[start..at], escaped);
         if at - start >= UNBROKEN && !prose {
             let content = &self.text[start..at];
             if memchr::memchr(b' ', content).is_none() && content.is_ascii() {

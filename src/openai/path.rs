@@ -306,7 +306,7 @@ fn guard(path: &str) -> Result<(), PathProblem> {
 }
 
 fn collapse(path: &str) -> Cow<'_, str> {
-    if !path.contains("//") {
+    if !path.as_bytes().windows(2).any(|two| two == b"//") {
         return Cow::Borrowed(path);
     }
     let mut out = String::with_capacity(path.len());
@@ -321,7 +321,7 @@ fn collapse(path: &str) -> Cow<'_, str> {
 /// The segment after the slash at `from`; empty at the end of the path.
 fn segment(path: &str, from: usize) -> Range<usize> {
     let start = (from + 1).min(path.len());
-    let end = path[start..].find('/').map_or(path.len(), |length| start + length);
+    let end = memchr::memchr(b'/', &path.as_bytes()[start..]).map_or(path.len(), |length| start + length);
     start..end
 }
 

@@ -1,9 +1,12 @@
 //! Token counts, read from the bytes of an answer as they pass, be it JSON or a stream of events.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use serde::Deserialize;
 
 const KEY: &[u8] = b"\"usage\"";
+static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(KEY));
 /// Longest usage object that is read, in bytes; real ones have a few hundred.
 const LONGEST: usize = 16 * 1024;
 /// No answer has more tokens of one kind: an object that says so is not believed, or sums over the life of a process
@@ -77,7 +80,7 @@ impl UsageScanner {
     fn seek(&mut self, rest: &[u8], chunk: &[u8]) -> usize {
         let offset = chunk.len() - rest.len();
         let before = |at: usize| (offset + at).checked_sub(1).map_or(self.before, |at| chunk[at]);
-        if let Some(at) = memmem::find(rest, KEY) {
+        if let Some(at) = FINDER.find(rest) {
             if before(at) == b'\\' {
                 return at + 1;
             }

@@ -1,5 +1,6 @@
 //! One attempt at one lane: send, wait for enough of the answer to judge it, judge.
 
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +26,7 @@ use crate::balance::{
 use crate::identity::Presented;
 use crate::identity::callers::Callers;
 use crate::net::connect::ConnectError;
-use crate::net::upstream::{Answer, Reuse, SendError};
+use crate::net::upstream::{Answer, AnswerError, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
@@ -102,7 +103,11 @@ impl Attempt<'_> {
         if let Some(entry) = ledger {
             entry.tries(sent, backend, self.edge, self.place.pick());
         }
-        match waiting(ledger, self.exchange(understood, sent)).await {
+        let exchanged = {
+            let exchange = pin!(self.exchange(understood, sent));
+            waiting(ledger, sent, exchange).await
+        };
+        match exchanged {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
             // Its token ended since it was picked, or the caller brings none; the next lane has another.
             Err(Broken::NoToken) => {
@@ -147,9 +152,8 @@ impl Attempt<'_> {
         let limit = [first_byte, first_event].into_iter().flatten().chain([self.deadline]).min();
         let limit = limit.unwrap_or(self.deadline);
         let mut reuse = Reuse::Allowed;
-        let mut renewed = false;
+        let (mut now, mut renewed) = (sent, false);
         loop {
-            let now = clock::now();
             let Some(with) = backend.credential(now, self.callers, &self.parts.headers) else {
                 return Err(Broken::NoToken);
             };
@@ -164,7 +168,8 @@ impl Attempt<'_> {
             let sending = async {
                 if understood.socket {
                     headers::socket(&self.parts.headers, &mut head);
-                    return backend.upstream.upgrade(target, head).await;
+                    // On the heap: the usual request need not make room for it.
+                    return Box::pin(backend.upstream.upgrade(target, head)).await;
                 }
                 backend.upstream.send(self.parts.method.clone(), target, head, body, reuse).await
             };
@@ -172,7 +177,7 @@ impl Attempt<'_> {
                 Ok(Ok(response)) => {
                     let rejected = with.token.filter(|_| response.status() == StatusCode::UNAUTHORIZED);
                     if !renewed && backend.renewed(rejected, understood.repeatable(), limit).await {
-                        renewed = true;
+                        (now, renewed) = (clock::now(), true);
                         continue;
                     }
                     return Ok(response);
@@ -190,7 +195,7 @@ impl Attempt<'_> {
                 _ => false,
             };
             if again && reuse == Reuse::Allowed && understood.repeatable() {
-                reuse = Reuse::Never;
+                (now, reuse) = (clock::now(), Reuse::Never);
                 continue;
             }
             let name = &self.edge.names[pick.backend];
@@ -231,8 +236,10 @@ impl Attempt<'_> {
             return self.stream(head, answer, sent, understood, attempts, ledger).await;
         }
         if answer.size_hint().exact().is_some_and(|length| length <= COLLECTED) {
-            let collecting = timeout_at(self.deadline.into(), collect(&mut answer));
-            let collected = waiting(ledger, collecting).await;
+            let collected = {
+                let collecting = pin!(timeout_at(self.deadline.into(), collect(&mut answer)));
+                waiting(ledger, clock::now(), collecting).await
+            };
             drop(answer);
             return match collected {
                 Ok(Ok(body)) => self.commit_small(head, body, attempts, ledger),
@@ -269,8 +276,9 @@ impl Attempt<'_> {
         let status = head.status;
         let brief = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
         let time = if brief { MESSAGE_TIME } else { ERROR_BODY_TIME };
-        let limit = self.deadline.min(clock::now() + time);
-        let read = waiting(ledger, timeout_at(limit.into(), read)).await.unwrap_or(Read::Begun);
+        let now = clock::now();
+        let limit = self.deadline.min(now + time);
+        let read = waiting(ledger, now, pin!(timeout_at(limit.into(), read))).await.unwrap_or(Read::Begun);
         let body = held.joined();
         let judgement = self.judged(head.status, &head.headers, &body, understood, attempts);
         if judgement.next == Next::PassBack || !understood.repeatable() {
@@ -310,8 +318,11 @@ impl Attempt<'_> {
         let first_event = self.edge.settings.first_event_timeout.map(|limit| sent + limit);
         let buffered = self.edge.settings.buffered;
         let limits = prelude::Limits { first_event, deadline: self.deadline, buffered };
-        let opening = prelude::open(&mut answer, self.api, limits, self.place.share());
-        match waiting(ledger, opening).await {
+        let opened = {
+            let opening = pin!(prelude::open(&mut answer, self.api, limits, self.place.share()));
+            waiting(ledger, clock::now(), opening).await
+        };
+        match opened {
             Opened::Begun(held) => self.commit(head, answer, held, attempts, ledger),
             Opened::Failed(error, held) => {
                 let status = error.status();
@@ -527,7 +538,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
-async fn collect(answer: &mut Answer) -> Result<Bytes, hyper::Error> {
+async fn collect(answer: &mut Answer) -> Result<Bytes, AnswerError> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     while let Some(frame) = answer.frame().await {
@@ -544,10 +555,14 @@ async fn collect(answer: &mut Answer) -> Result<Bytes, hyper::Error> {
     Ok(if more.is_empty() { first } else { more.freeze() })
 }
 
-/// Waits for the backend: that time is not ours.
-async fn waiting<T>(ledger: &mut Option<Ledger>, until: impl Future<Output = T>) -> T {
+/// Waits for the backend from `now` on: that time is not ours. Pinned by the caller, or it would stand in memory twice.
+async fn waiting<T>(
+    ledger: &mut Option<Ledger>,
+    now: Instant,
+    until: Pin<&mut impl Future<Output = T>>,
+) -> T {
     if let Some(entry) = ledger {
-        entry.waits(clock::now());
+        entry.waits(now);
     }
     let output = until.await;
     if let Some(entry) = ledger {

@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use memchr::memmem;
+use memchr::memmem::Finder;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ledger::Ledger;
@@ -81,6 +82,9 @@ impl Body for ProxyBody {
         }
     }
 }
+
+/// What a line of a stream begins with that has an event's data.
+static DATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"data:"));
 
 /// A committed answer.
 pub struct Committed {
@@ -206,6 +210,8 @@ impl Committed {
                 }
             },
         };
+        // Trailers end here: what stands in them would pass unfiltered, and Azure sends none.
+        let frame = frame.filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers));
         match frame {
             Some(Ok(frame)) => {
                 self.quiet_since = None;
@@ -216,7 +222,7 @@ impl Committed {
                     }
                     if let Some(events) = &mut self.events {
                         events.pass(data);
-                        self.events_passed += memmem::find_iter(data, b"data:").count() as u64;
+                        self.events_passed += DATA.find_iter(data).count() as u64;
                     }
                 }
                 self.end_if_whole();

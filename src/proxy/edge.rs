@@ -85,7 +85,8 @@ impl Edge {
         for (name, origin, credential, deployments) in settings.backends {
             backends.push(EdgeBackend {
                 path_prefix: origin.path_prefix.clone(),
-                upstream: Upstream::over(connector, origin, &settings.tls, settings.connect_timeout)?,
+                upstream: Upstream::over(connector, origin, &settings.tls, settings.connect_timeout)?
+                    .with_spare(&settings.tls),
                 credential,
                 deployments: Arc::new(deployments),
                 name: HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("unnamed")),
@@ -156,6 +157,9 @@ impl Edges {
         let mut edges = self.0.borrow_mut();
         if edges.len() == 2 {
             edges.remove(0);
+        }
+        for backend in edges.iter().flat_map(|edge| &edge.backends) {
+            backend.upstream.retire();
         }
         edges.push(Rc::new(edge));
     }

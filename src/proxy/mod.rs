@@ -25,6 +25,7 @@ mod prelude;
 mod request;
 mod socket;
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +50,7 @@ use self::request::{Body, Understood};
 use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
 use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
+use crate::net::upstream::Upstream;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
@@ -172,7 +174,13 @@ pub struct Proxy {
     shared: Arc<Shared>,
     desk: Rc<Desk>,
     edges: edge::Edges,
+    /// Not before then it is looked again who is next in line.
+    lines_up: Cell<Option<Instant>>,
 }
+
+/// How often it is looked who is next in line; and how soon again where nobody was.
+const LINE_UP: Duration = Duration::from_secs(15);
+const LINE_UP_AGAIN: Duration = Duration::from_secs(1);
 
 impl Proxy {
     /// One worker's proxy. `edge` is of the pool's present generation.
@@ -186,7 +194,7 @@ impl Proxy {
         spans: Arc<Spans>,
     ) -> Self {
         let desk = Rc::new(Desk { ids, log, metrics, spans, cut: LocalStop::default() });
-        Self { shared, desk, edges: edge::Edges::new(edge) }
+        Self { shared, desk, edges: edge::Edges::new(edge), lines_up: Cell::new(None) }
     }
 
     /// Makes the next generation known; before the pool is told, so that no pick names an unknown one.
@@ -309,20 +317,20 @@ impl Proxy {
                 tracing::error!(generation, "no backends are known for these settings");
                 return Err(ProxyError::UpstreamFailed);
             };
-            let api = understood.route.operation.api;
+            let next = self.next_in_line(now, &edge, &ask, &attempts);
             let attempt = Attempt {
                 edge: &edge,
                 callers: &front.callers,
                 parts,
                 ask: &ask,
-                api,
+                api: understood.route.operation.api,
                 deadline,
                 place,
                 bond: &bond,
             };
             let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
-                attempt::Outcome::Commit(response) => return Ok(*response),
+                attempt::Outcome::Commit(response) => return Ok(lined_up(next, *response)),
                 attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
                 attempt::Outcome::Tokenless => tokenless = true,
@@ -348,6 +356,28 @@ impl Proxy {
             }
             Exhausted::TooLarge | Exhausted::Soon { .. } | Exhausted::Spent { .. } => None,
         }
+    }
+
+    /// Where this request goes next if the present attempt fails: looked up now and then, for a connection that is to be
+    /// ready when others need it.
+    fn next_in_line<'a>(
+        &self,
+        now: Instant,
+        edge: &'a Edge,
+        ask: &Ask<'_>,
+        attempts: &Attempts,
+    ) -> Option<&'a Upstream> {
+        if self.lines_up.get().is_some_and(|then| now < then) {
+            return None;
+        }
+        self.lines_up.set(Some(now + LINE_UP_AGAIN));
+        let pool = self.shared.pool();
+        // Around a reload its numbers mean other backends.
+        let next =
+            if pool.generation() == edge.generation { pool.next_in_line(now, ask, attempts) } else { None };
+        let next = &edge.backends.get(next?)?.upstream;
+        self.lines_up.set(Some(now + LINE_UP));
+        Some(next)
     }
 
     /// No backend has its credential: whether it is worth looking again. The first look after this one was asked
@@ -422,8 +452,10 @@ impl Handler for Proxy {
         let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
         let id = entry.id.header_value();
         let mut ledger = Some(entry);
-        // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then.
-        let served = Box::pin(self.serve(&edge, &parts, body, &mut ledger)).await;
+        // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then. Its place
+        // comes first: then it is made there, and not copied there with all the room that it will need.
+        let place = Box::new_uninit();
+        let served = Box::into_pin(Box::write(place, self.serve(&edge, &parts, body, &mut ledger))).await;
         let mut response = match served {
             Ok(response) => response,
             Err(error) => {
@@ -468,6 +500,14 @@ fn asks<'a>(
         patience: Duration::ZERO,
         ahead: 0,
     }
+}
+
+/// Served: who was next for this request may be the first for another.
+fn lined_up(next: Option<&Upstream>, response: Response<ProxyBody>) -> Response<ProxyBody> {
+    if let Some(next) = next {
+        next.expect();
+    }
+    response
 }
 
 /// Whether a lane that does serve the request would at another time; otherwise no waiting helps.

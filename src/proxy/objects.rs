@@ -46,7 +46,7 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    /// `json` is the body, where it is one that is read; `named` says whether there is a deployment.
+    /// `json` is the body, where it may name objects; `named` says whether there is a deployment.
     pub(super) fn of(
         parts: &Parts,
         route: &Route<'_>,

@@ -284,7 +284,7 @@ pub(super) fn understand<'a>(
                 return Err(ProxyError::NotJson);
             }
             named = scan.model.take().map(Named::Json);
-            read = Some(bytes);
+            read = Some(bytes).filter(|_| scan.may_name);
         } else if let Some(boundary) = boundary.filter(|_| !compressed) {
             named = openai::multipart_model(bytes, &boundary)?.map(Named::Multipart);
         }

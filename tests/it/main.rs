@@ -1,6 +1,7 @@
 //! Scenarios over real sockets.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod answers;
 mod bounds;
 mod bytes;
 mod callers;
@@ -27,10 +28,12 @@ mod peers;
 mod process;
 mod raw;
 mod readers;
+mod requests;
 mod secrets;
 mod settling;
 mod simulator;
 mod sockets;
+mod spares;
 mod state;
 mod streams;
 mod tls;

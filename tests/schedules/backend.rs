@@ -122,17 +122,17 @@ impl InMemory for Net {
         let now = world.now();
         let name = origin.host.trim_end_matches(".test").to_owned();
         let request = task::try_id().and_then(|id| world.tasks.borrow().get(&id).copied());
-        let request = request.expect("only requests connect");
-        let repeated = world.repeats.borrow_mut().remove(&request);
-        let attempt = {
-            let mut book = world.book.borrow_mut();
+        let site = {
+            let book = world.book.borrow();
             let found = book.current.iter().copied().find(|site| book.sites[*site].name == name);
-            let site = found.unwrap_or_else(|| {
+            found.unwrap_or_else(|| {
                 let gone = book.sites.iter().rposition(|site| site.name == name);
                 gone.expect("only backends of some settings are called")
-            });
-            repeated.unwrap_or_else(|| book.begin(request, site, now))
+            })
         };
+        let Some(request) = request else { return spare(world, name, site) };
+        let repeated = world.repeats.borrow_mut().remove(&request);
+        let attempt = repeated.unwrap_or_else(|| world.book.borrow_mut().begin(request, site, now));
         world.book.borrow_mut().attempts[attempt].open = true;
         let (dial, wait, pipe) = {
             let rng = &mut *world.rng.borrow_mut();
@@ -169,6 +169,23 @@ impl InMemory for Net {
     }
 }
 
+/// A connection that no request has asked for. Its first request finds it as if another had been served on it before.
+fn spare(
+    world: Rc<World>,
+    name: String,
+    site: usize,
+) -> Pin<Box<dyn Future<Output = io::Result<DuplexStream>>>> {
+    Box::pin(async move {
+        let dial = script::dial(&mut world.rng.borrow_mut(), world.moods.borrow()[index_of(&name)]);
+        if !matches!(dial, Dial::Accept) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = duplex(1_024);
+        task::spawn_local(Line { world, stream: theirs, name, site, attempt: usize::MAX, served: 1 }.serve());
+        Ok(ours)
+    })
+}
+
 /// A connection that is not there yet.
 struct Dialing {
     world: Rc<World>,
@@ -191,6 +208,11 @@ enum Gone {
     Backend,
 }
 
+fn request_of(head: &str) -> usize {
+    let named = |line: &str| Some(line.strip_prefix("x-ms-client-request-id: ")?.parse().unwrap());
+    head.lines().find_map(named).unwrap()
+}
+
 /// One connection.
 struct Line {
     world: Rc<World>,
@@ -204,17 +226,15 @@ struct Line {
 impl Line {
     async fn serve(mut self) {
         loop {
-            let Some((head, body)) = self.request().await else {
-                if self.served == 0 {
+            // The first request asked for the connection; each later one begins with its head.
+            let mut begun = self.served == 0;
+            let Some((head, body)) = self.request(&mut begun).await else {
+                if begun {
                     self.world.gone(self.attempt, None);
                 }
                 return;
             };
-            let named = |line: &str| Some(line.strip_prefix("x-ms-client-request-id: ")?.parse().unwrap());
-            let request: usize = head.lines().find_map(named).unwrap();
-            if self.served > 0 {
-                self.attempt = self.world.book.borrow_mut().begin(request, self.site, self.world.now());
-            }
+            let request = request_of(&head);
             self.check(request, &head, &body);
             let script = self.world.script(&self.name, self.attempt);
             let now = self.world.now();
@@ -233,12 +253,16 @@ impl Line {
         }
     }
 
-    async fn request(&mut self) -> Option<(String, String)> {
+    async fn request(&mut self, begun: &mut bool) -> Option<(String, String)> {
         let mut read = Vec::new();
         loop {
             let end = read.windows(4).position(|four| four == b"\r\n\r\n");
             if let Some(end) = end {
                 let head = String::from_utf8(read[..end].to_vec()).unwrap();
+                if !std::mem::replace(begun, true) {
+                    let now = self.world.now();
+                    self.attempt = self.world.book.borrow_mut().begin(request_of(&head), self.site, now);
+                }
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
                 let length: usize = length.map_or(0, |length| length.parse().unwrap());
                 if read.len() >= end + 4 + length {
