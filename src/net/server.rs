@@ -307,10 +307,11 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended.is_ok());
             }
-            if !waiting.waits() {
+            if !waiting.looks_again() {
                 break;
             }
         }
+        waiting.waits();
         let heard = ear.listen(cx);
         if heard != told {
             told = heard;
