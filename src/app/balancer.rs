@@ -237,7 +237,7 @@ impl Balancer {
     /// As `start`.
     pub fn start_with_names(settings: Settings, sink: Sink, names: Names) -> Result<Self, StartError> {
         let directives: Directives = settings.log.level.parse()?;
-        let tls = Tls::new(&settings.upstream)?.with_names(names.clone());
+        let tls = Tls::new(&settings.upstream)?.with_names(names);
         let mut keeper = Keeper::default();
         let presented = presented(&settings, &mut keeper)?;
         let tokens = Arc::new(Mutex::new(slots(&presented)));
@@ -286,7 +286,6 @@ impl Balancer {
             view: view.clone(),
             token: settings.admin_token.clone(),
             settings,
-            names,
             generation: 0,
             workers,
             keeper,
@@ -395,7 +394,6 @@ struct Control {
     view: View,
     token: Option<SecretString>,
     settings: Settings,
-    names: Names,
     generation: u32,
     workers: Workers<Proxy>,
     keeper: Keeper,
@@ -474,6 +472,7 @@ impl Control {
         let (of_pool, of_changes, of_failed) = (self.view.clone(), self.view.clone(), self.view.clone());
         let of_explain = self.view.clone();
         let shared = Arc::clone(&self.view.shared);
+        let let_go = self.workers.teller();
         let doors = Doors {
             readiness: Rc::new(move || shared.health.readiness()),
             pool: Rc::new(move || of_pool.pool()),
@@ -482,7 +481,14 @@ impl Control {
             status: Rc::new(move |pool| of_status.status(pool)),
             explain: Rc::new(move |ask| of_explain.explain(ask)),
             metrics: Rc::new(move || of_metrics.metrics()),
-            set_drained: Rc::new(move |name, drained| of_drain.set_drained(name, drained)),
+            set_drained: Rc::new(move |name, drained| {
+                let known = of_drain.set_drained(name, drained);
+                if known && drained {
+                    let name = name.to_owned();
+                    let_go(move |proxy: &Rc<Proxy>| proxy.let_go(&name));
+                }
+                known
+            }),
         };
         Admin::new(self.view.admin.unwrap_or(self.view.listen), self.token.clone(), doors)
     }
@@ -612,7 +618,7 @@ impl Control {
         let certificate = settings.tls.clone().map(|tls| certificate::load(&tls).map(|loaded| (tls, loaded)));
         let certificate =
             certificate.transpose().map_err(|problem| StartError::Certificate(sentence(&problem)))?;
-        let tls = Tls::new(&settings.upstream)?.with_names(self.names.clone());
+        let tls = Tls::new(&settings.upstream)?.after(&self.tls);
         let generation = self.generation + 1;
         let presented = presented(&settings, &mut self.keeper)?;
         let slots = slots(&presented);

@@ -4,6 +4,7 @@
 //! connection. Here a connection is its socket, and everything is read through one buffer per thread.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::take;
@@ -18,7 +19,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::answer::{Framing, Head, MOST_HEAD, Malformed, read_head};
+use super::answer::{Framing, Head, MOST_HEAD, MOST_LINE_END, Malformed, may_end_head, read_head};
 use super::connect::Socket;
 use super::idle::{Alive, Idle};
 use super::request_body::RequestBody;
@@ -89,7 +90,6 @@ enum Unsent {
 struct OtherLength;
 
 /// A request on its way out.
-#[derive(Debug)]
 pub(super) struct Sending {
     /// Copied together, and how much of it has left.
     copied: Vec<u8>,
@@ -98,8 +98,12 @@ pub(super) struct Sending {
     piece: Bytes,
     /// `piece` is a chunk, which ends with a line.
     ends_chunk: bool,
-    /// The rest.
+    /// The rest; kept until all has left, so that it is known to move.
     body: Option<RequestBody>,
+    /// Nothing more comes of it.
+    over: bool,
+    /// The last write found no room.
+    held_up: bool,
     /// So much of the body is still expected; chunked where it is not known.
     expected: Option<u64>,
 }
@@ -129,25 +133,24 @@ impl Sending {
             }
         }
         let expected = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
-        // Azure's front answers 411 to a POST that tells no length, be it none.
-        let asks = matches!(*method, Method::GET | Method::HEAD);
         match expected {
+            // Azure's front answers 411 to a POST that tells no length, be it none.
             Some(0) if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
             Some(length) => drop(write!(copied, "content-length: {length}\r\n")),
-            None if asks => {}
             None => copied.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         }
         copied.extend_from_slice(b"\r\n");
-        let body = Some(body).filter(|_| expected.map_or(!asks, |length| length > 0));
-        Self { copied, left: 0, piece: Bytes::new(), ends_chunk: false, body, expected }
+        let over = expected == Some(0);
+        let body = Some(body).filter(|_| !over);
+        Self { copied, left: 0, piece: Bytes::new(), ends_chunk: false, body, over, held_up: false, expected }
     }
 
     /// Ready once all of it has left.
     fn poll(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
-        let mut over = self.body.is_none();
         loop {
             let mut waits = false;
-            while !over && self.piece.is_empty() && self.copied.len() < COPIED {
+            // Asked for more only once there is room: else it would seem to move, or to wait for its caller.
+            while !self.over && !self.held_up && self.piece.is_empty() && self.copied.len() < COPIED {
                 match self.body.as_mut().map(|body| Pin::new(body).poll_frame(cx)) {
                     Some(Poll::Pending) => {
                         waits = true;
@@ -156,9 +159,11 @@ impl Sending {
                     Some(Poll::Ready(Some(frame))) => {
                         let data = frame.map_err(Unsent::Body)?.into_data().unwrap_or_default();
                         self.add(data)?;
+                        // All that was told has come; its end may be told later.
+                        self.over = self.expected == Some(0);
                     }
                     Some(Poll::Ready(None)) | None => {
-                        over = true;
+                        self.over = true;
                         match self.expected {
                             None => self.copied.extend_from_slice(b"0\r\n\r\n"),
                             Some(0) => {}
@@ -168,7 +173,14 @@ impl Sending {
                 }
             }
             if self.left < self.copied.len() || !self.piece.is_empty() {
-                ready!(self.poll_write(socket, cx)).map_err(Unsent::Connection)?;
+                let wrote = self.poll_write(socket, cx).map_err(Unsent::Connection)?;
+                self.held_up = wrote.is_pending();
+                match &self.body {
+                    Some(body) if self.held_up => body.is_held_up(),
+                    Some(body) => body.has_left(),
+                    None => {}
+                }
+                ready!(wrote);
                 continue;
             }
             // TLS keeps what it could not send.
@@ -232,8 +244,16 @@ impl Sending {
 impl Drop for Sending {
     fn drop(&mut self) {
         if self.copied.capacity() <= 2 * COPIED {
-            WRITTEN.set(take(&mut self.copied));
+            // Not where the thread is ending.
+            let _kept = WRITTEN.try_with(|written| written.set(take(&mut self.copied)));
         }
+    }
+}
+
+impl fmt::Debug for Sending {
+    /// Without what is sent: credentials and prompts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sending").field("expected", &self.expected).finish_non_exhaustive()
     }
 }
 
@@ -260,8 +280,8 @@ pub(super) async fn exchange(
     let mut sending = Some(sending);
     let mut line = Some(line);
     let mut unsent = None;
-    // What has come of a head that is not whole.
-    let mut begun = Vec::new();
+    // What has come of a head that is not whole, and how much of it was said before the answer itself.
+    let (mut begun, mut passed) = (Vec::new(), 0);
     poll_fn(|cx| {
         let Some(Line { socket, .. }) = &mut line else { return Poll::Pending };
         match sending.as_mut().map(|sending| sending.poll(socket, cx)) {
@@ -276,13 +296,17 @@ pub(super) async fn exchange(
         loop {
             let read = ready!(poll_read(socket, cx, |read| {
                 if begun.is_empty() {
-                    return Bytes::copy_from_slice(read);
+                    return Some(Bytes::copy_from_slice(read));
                 }
+                let new = begun.len().saturating_sub(MOST_LINE_END);
                 begun.extend_from_slice(read);
-                if read.is_empty() { Bytes::new() } else { take(&mut begun).into() }
+                // Read again from its beginning only where it may be whole.
+                let worth = read.is_empty() || begun.len() >= MOST_HEAD || may_end_head(&begun[new..]);
+                worth.then(|| if read.is_empty() { Bytes::new() } else { take(&mut begun).into() })
             }));
             let bytes = match read {
-                Ok(bytes) if bytes.is_empty() => {
+                Ok(None) => continue,
+                Ok(Some(bytes)) if bytes.is_empty() => {
                     return Poll::Ready(Err(NoHead::Closed {
                         begun: !begun.is_empty(),
                         source: unsent.take(),
@@ -292,9 +316,9 @@ pub(super) async fn exchange(
                     let source = Some(unsent.take().unwrap_or(error));
                     return Poll::Ready(Err(NoHead::Closed { begun: !begun.is_empty(), source }));
                 }
-                Ok(bytes) => bytes,
+                Ok(Some(bytes)) => bytes,
             };
-            match read_head(&bytes, bodiless, &mut fields) {
+            match read_head(&bytes, &mut passed, bodiless, &mut fields) {
                 Ok(Some(head)) => {
                     let Some(line) = line.take() else { return Poll::Pending };
                     let sending = sending.take().map(Box::new);
@@ -332,8 +356,8 @@ pub enum Cut {
     Malformed(#[from] Malformed),
 }
 
-/// The body of an answer.
-#[derive(Debug)]
+/// The body of an answer. Where it began before all of the request had left, the rest of that leaves while this is
+/// read; nobody else watches it then: what bounds the answer bounds it too, and with the answer's end it is over.
 pub(super) struct Coming {
     /// `None` once nothing more is read from it.
     line: Option<Line>,
@@ -347,6 +371,16 @@ pub(super) struct Coming {
     cut: bool,
     /// An answer may come before all has been asked.
     sending: Option<Box<Sending>>,
+}
+
+impl fmt::Debug for Coming {
+    /// Without what has come.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coming")
+            .field("framing", &self.framing)
+            .field("keeps", &self.keeps)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Coming {
@@ -473,6 +507,11 @@ impl Body for Coming {
         {
             this.keeps &= sent.is_ok();
             this.sending = None;
+            // The backend waits for the rest of what will never be whole.
+            if matches!(sent, Err(Unsent::Body(_))) {
+                (this.line, this.cut) = (None, true);
+                return Poll::Ready(Some(Err(Cut::Closed(None))));
+            }
         }
         if this.cut {
             return Poll::Ready(None);

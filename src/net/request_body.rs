@@ -68,6 +68,22 @@ impl RequestBody {
         Self(Box::new(Source::Streamed { begun, rest, length, most, moving }))
     }
 
+    /// Some of it has left.
+    pub(super) fn has_left(&self) {
+        if let Source::Streamed { moving, .. } = &*self.0 {
+            moving.waits(Waits::Backend);
+        }
+    }
+
+    /// What is there of it cannot leave. Told once, until some has left.
+    pub(super) fn is_held_up(&self) {
+        if let Source::Streamed { moving, .. } = &*self.0
+            && moving.last.get().1 != Waits::Backend
+        {
+            moving.waits(Waits::Backend);
+        }
+    }
+
     /// How a body moves that comes from a caller while it is sent.
     pub(super) fn moving(&self) -> Option<Moving> {
         match &*self.0 {

@@ -117,6 +117,12 @@ impl Tls {
         Self { names, ..self }
     }
 
+    /// It takes over from `before`: names are looked up in the same way, and spare connections count together.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        Self { names: before.names.clone(), spares: before.spares.clone(), ..self }
+    }
+
     /// Sockets at what names resolve to.
     #[must_use]
     pub fn network(&self) -> Connector {
@@ -133,7 +139,7 @@ pub enum SendError {
     /// The connection ended before a whole head.
     #[error("connection closed before the answer")]
     Closed {
-        /// It had served another request before, so it may simply have been idle for too long.
+        /// It had been open before this request, which may simply have come too late: it was idle for too long.
         reused: bool,
         /// What was seen of it.
         #[source]
@@ -280,7 +286,7 @@ impl Upstream {
     pub fn with_spare(mut self, tls: &Tls) -> Self {
         let (connector, origin, limit) = (self.connector.clone(), self.origin.clone(), self.connect_timeout);
         let config = Arc::clone(&self.http1_tls);
-        // Of HTTP/2 one connection serves all, and stays.
+        // Of HTTP/2 one connection serves all, and stays: the first request alone opens it.
         if !self.origin.http2 {
             let opens = Box::new(move || {
                 let (connector, origin, config) = (connector.clone(), origin.clone(), Arc::clone(&config));
@@ -292,6 +298,16 @@ impl Upstream {
             self.idle = Rc::new(Idle::sparing(opens, tls.spares.clone()));
         }
         self
+    }
+
+    /// Other settings are in force: what is open and not in use is closed, and no spare connection is opened any more.
+    pub(crate) fn retire(&self) {
+        self.idle.retire();
+    }
+
+    /// An operator has drained it: what is open and not in use is closed. It can be used again.
+    pub(crate) fn let_go(&self) {
+        self.idle.let_go();
     }
 
     /// It may be needed soon: a spare connection stands by from now on.
@@ -374,6 +390,18 @@ impl Upstream {
     ) -> Result<Response<Answer>, SendError> {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        self.idle.used(Instant::now() + WORTH_SPARING);
+        let kept = if self.origin.http2 { None } else { self.idle.take() };
+        if let Some(line) = kept {
+            match self
+                .send_http1(line, Method::GET, path.clone(), headers.clone(), RequestBody::empty(), true)
+                .await
+            {
+                // It was idle for too long; the request has not been seen.
+                Err(SendError::Closed { reused: true, .. }) => {}
+                told => return told,
+            }
+        }
         let socket = connect(&self.connector, &self.origin, &self.http1_tls, self.connect_timeout).await?;
         self.send_http1(Line::over(socket), Method::GET, path, headers, RequestBody::empty(), false).await
     }
@@ -388,7 +416,10 @@ impl Upstream {
         reused: bool,
     ) -> Result<Response<Answer>, SendError> {
         let sending = Sending::new(&method, path.as_str(), &self.host, &headers, body);
-        let exchange = exchange(line, sending, method == Method::HEAD, headers, &self.idle);
+        // Where all else goes over HTTP/2, a connection that was opened for a WebSocket serves nothing else.
+        let apart = (self.origin.http2 && headers.contains_key(header::UPGRADE)).then(Idle::retired);
+        let home = apart.as_ref().unwrap_or(&self.idle);
+        let exchange = exchange(line, sending, method == Method::HEAD, headers, home);
         let response = exchange.await.map_err(|error| SendError::http1(error, reused))?;
         let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         Ok(response.map(|coming| {

@@ -206,6 +206,8 @@ impl Committed {
                 }
             },
         };
+        // Trailers end here: what stands in them would pass unfiltered, and Azure sends none.
+        let frame = frame.filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers));
         match frame {
             Some(Ok(frame)) => {
                 self.quiet_since = None;

@@ -174,12 +174,13 @@ pub struct Proxy {
     shared: Arc<Shared>,
     desk: Rc<Desk>,
     edges: edge::Edges,
-    /// When it was last looked who is next in line.
-    lined_up: Cell<Option<Instant>>,
+    /// Not before then it is looked again who is next in line.
+    lines_up: Cell<Option<Instant>>,
 }
 
-/// How often it is looked who is next in line.
+/// How often it is looked who is next in line; and how soon again where nobody was.
 const LINE_UP: Duration = Duration::from_secs(15);
+const LINE_UP_AGAIN: Duration = Duration::from_secs(1);
 
 impl Proxy {
     /// One worker's proxy. `edge` is of the pool's present generation.
@@ -193,12 +194,17 @@ impl Proxy {
         spans: Arc<Spans>,
     ) -> Self {
         let desk = Rc::new(Desk { ids, log, metrics, spans, cut: LocalStop::default() });
-        Self { shared, desk, edges: edge::Edges::new(edge), lined_up: Cell::new(None) }
+        Self { shared, desk, edges: edge::Edges::new(edge), lines_up: Cell::new(None) }
     }
 
     /// Makes the next generation known; before the pool is told, so that no pick names an unknown one.
     pub fn prepare(&self, edge: Edge) {
         self.edges.push(edge);
+    }
+
+    /// An operator has drained this backend: no connection to it is kept.
+    pub fn let_go(&self, backend: &str) {
+        self.edges.newest().let_go(backend);
     }
 
     /// A drain's time is over: streams that still run are told so, then aborted.
@@ -330,7 +336,10 @@ impl Proxy {
             };
             let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
-                attempt::Outcome::Commit(response) => return Ok(lined_up(next, *response)),
+                attempt::Outcome::Commit(response) => {
+                    self.line_up(now, next);
+                    return Ok(*response);
+                }
                 attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
                 attempt::Outcome::Tokenless => tokenless = true,
@@ -367,15 +376,23 @@ impl Proxy {
         ask: &Ask<'_>,
         attempts: &Attempts,
     ) -> Option<&'a Upstream> {
-        if self.lined_up.get().is_some_and(|last| now < last + LINE_UP) {
+        if self.lines_up.get().is_some_and(|then| now < then) {
             return None;
         }
-        self.lined_up.set(Some(now));
+        self.lines_up.set(Some(now + LINE_UP_AGAIN));
         let pool = self.shared.pool();
         // Around a reload its numbers mean other backends.
         let next =
             if pool.generation() == edge.generation { pool.next_in_line(now, ask, attempts) } else { None };
         Some(&edge.backends.get(next?)?.upstream)
+    }
+
+    /// This request has its answer; the next one may need who was next in line.
+    fn line_up(&self, now: Instant, next: Option<&Upstream>) {
+        if let Some(next) = next {
+            self.lines_up.set(Some(now + LINE_UP));
+            next.expect();
+        }
     }
 
     /// No backend has its credential: whether it is worth looking again. The first look after this one was asked
@@ -499,13 +516,6 @@ fn asks<'a>(
 }
 
 /// Served: who was next for this request may be the first for another.
-fn lined_up(next: Option<&Upstream>, response: Response<ProxyBody>) -> Response<ProxyBody> {
-    if let Some(next) = next {
-        next.expect();
-    }
-    response
-}
-
 /// Whether a lane that does serve the request would at another time; otherwise no waiting helps.
 fn is_for_want_of_room(exhausted: &Exhausted) -> bool {
     match exhausted {

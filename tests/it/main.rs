@@ -28,6 +28,7 @@ mod peers;
 mod process;
 mod raw;
 mod readers;
+mod requests;
 mod secrets;
 mod settling;
 mod simulator;
