@@ -152,9 +152,9 @@ fn read_one(
         Told { length: Some(length), .. } => Framing::Length(length),
         _ => Framing::UntilClose,
     };
-    // What tells of a body where none can be may send one.
+    // What tells of a body where none can be may send one. Of other codings than chunks there is a mistake.
     let tells_body =
-        told.codes || status == StatusCode::NO_CONTENT && told.length.is_some_and(|length| length > 0);
+        told.chunked || status == StatusCode::NO_CONTENT && told.length.is_some_and(|length| length > 0);
     let keeps = told.keeps() && !matches!(framing, Framing::UntilClose) && !(no_body && tells_body);
     Ok(Some(Head { status, reason, framing, keeps, length }))
 }
@@ -165,8 +165,6 @@ struct Told {
     /// It is of HTTP/1.0.
     first: bool,
     closes: bool,
-    /// It names a transfer coding.
-    codes: bool,
     chunked: bool,
     length: Option<u64>,
     lengths: usize,
@@ -189,7 +187,6 @@ impl Told {
                 self.lengths += 1;
             }
         } else if *name == header::TRANSFER_ENCODING {
-            self.codes = true;
             let chunks = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             if self.first || !chunks || std::mem::replace(&mut self.chunked, true) {
                 self.mistake.get_or_insert(Malformed::Coding);

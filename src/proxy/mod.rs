@@ -323,23 +323,19 @@ impl Proxy {
                 return Err(ProxyError::UpstreamFailed);
             };
             let next = self.next_in_line(now, &edge, &ask, &attempts);
-            let api = understood.route.operation.api;
             let attempt = Attempt {
                 edge: &edge,
                 callers: &front.callers,
                 parts,
                 ask: &ask,
-                api,
+                api: understood.route.operation.api,
                 deadline,
                 place,
                 bond: &bond,
             };
             let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
-                attempt::Outcome::Commit(response) => {
-                    self.line_up(now, next);
-                    return Ok(*response);
-                }
+                attempt::Outcome::Commit(response) => return Ok(self.line_up(now, next, *response)),
                 attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
                 attempt::Outcome::Tokenless => tokenless = true,
@@ -388,11 +384,12 @@ impl Proxy {
     }
 
     /// This request has its answer; the next one may need who was next in line.
-    fn line_up(&self, now: Instant, next: Option<&Upstream>) {
+    fn line_up<T>(&self, now: Instant, next: Option<&Upstream>, answer: T) -> T {
         if let Some(next) = next {
             self.lines_up.set(Some(now + LINE_UP));
             next.expect();
         }
+        answer
     }
 
     /// No backend has its credential: whether it is worth looking again. The first look after this one was asked

@@ -297,7 +297,7 @@ fn an_answer_that_comes_while_the_body_still_goes_out_is_read_and_its_connection
                 let asking = async {
                     let told = send(&upstream, "/", body).await.unwrap();
                     assert_eq!(told.status(), 413);
-                    told.into_body().collect().await.map(|told| told.to_bytes())
+                    told.into_body().collect().await.map(http_body_util::Collected::to_bytes)
                 };
                 let (told, held) = tokio::join!(asking, playing);
                 match told {
