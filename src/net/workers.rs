@@ -132,10 +132,13 @@ impl<H: Handler> Workers<H> {
 
     /// Runs `order` on every worker with its handler, soon.
     pub fn each(&self, order: impl FnOnce(&Rc<H>) + Clone + Send + 'static) {
-        for worker in &self.workers {
-            // A worker that is gone has nothing to be told.
-            let _gone = worker.orders.send(Order::Do(Box::new(order.clone())));
-        }
+        each(&self.workers, &order);
+    }
+
+    /// What does the same as `each`, kept elsewhere.
+    pub fn teller<O: FnOnce(&Rc<H>) + Clone + Send + 'static>(&self) -> impl Fn(O) + use<H, O> {
+        let workers = self.workers.clone();
+        move |order| each(&workers, &order)
     }
 
     /// Tells every connection.
@@ -186,6 +189,13 @@ impl<H: Handler> Acceptor<H> {
             worker.connections.fetch_add(1, Ordering::Relaxed);
             let _gone = worker.orders.send(Order::Serve(stream, address));
         }
+    }
+}
+
+fn each<H: Handler>(workers: &[Worker<H>], order: &(impl FnOnce(&Rc<H>) + Clone + Send + 'static)) {
+    for worker in workers {
+        // A worker that is gone has nothing to be told.
+        let _gone = worker.orders.send(Order::Do(Box::new(order.clone())));
     }
 }
 
