@@ -30,7 +30,8 @@
 //! forget     a good answer without r, a minute after `told`: nothing is known
 //! rise       r above `seen`, of a request sent since `seen` came:
 //!            the second within a minute                      trickling: a step comes once a minute
-//!            faster than limit / 60 s                        stepping: a trickle cannot do that
+//!            faster than limit / 60 s, beyond 0.75 · limit   stepping: a trickle cannot do that, and what slides comes
+//!                                                            back as it was taken, never all at once
 //! 429        of tokens (r < charge; or r not told, and a wait beyond 10 s or no restart known):
 //!            restart = now + wait, base < charge
 //! ```
@@ -66,6 +67,10 @@ const JUMP: f64 = 0.3;
 
 /// A smaller rise, as a share of the limit, is a correction at the other side and teaches nothing.
 const RISE: f64 = 0.05;
+
+/// A rise to more than this share of the limit: the whole minute's quota came back, and not what was taken in some
+/// seconds a minute ago.
+const FULL: f64 = 0.75;
 
 /// Requests are limited by the second or by ten: a longer wait speaks of tokens.
 const REQUEST_WINDOW: Duration = Duration::from_secs(10);
@@ -355,7 +360,7 @@ impl Estimator {
         let at_most = now.saturating_duration_since(seen.sent).as_secs_f64();
         if self.risen.is_some_and(|risen| now < risen + MINUTE) {
             self.refill = Refill::Trickling;
-        } else if rise > limit * at_most / MINUTE.as_secs_f64() {
+        } else if rise > limit * at_most / MINUTE.as_secs_f64() && remaining > FULL * limit {
             self.refill = Refill::Stepping;
         }
         self.risen = Some(seen.sent);
