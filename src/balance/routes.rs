@@ -5,6 +5,7 @@
 //! on the lanes that are there already, else without any: it is always admitted, and nothing it meets is remembered,
 //! so that it takes nothing from anybody.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -115,6 +116,17 @@ struct Route {
     /// Served or throttled once, or named in the settings.
     known: bool,
     flow: Flow,
+}
+
+/// The ways to backends that serve the second deployment too.
+pub(super) fn also_serving<'a>(
+    second: Option<&str>,
+    ways: &'a [Option<Way>],
+    backends: &[Backend],
+) -> Cow<'a, [Option<Way>]> {
+    let Some(second) = second else { return Cow::Borrowed(ways) };
+    let serves = |backend: &Backend| backend.settings.deployments.there(second).is_some();
+    ways.iter().zip(backends).map(|(way, backend)| way.clone().filter(|_| serves(backend))).collect()
 }
 
 /// Where a deployment's requests may go.
