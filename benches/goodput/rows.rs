@@ -131,7 +131,7 @@ fn hold() -> Vec<(String, Scenario)> {
     let pool = |label: &'static str, pool| {
         [2, 0].map(|retries| (format!("{label} retry {retries}"), Scenario { retries, ..base(pool) }))
     };
-    let mut all = rows(&[3.0, 3.6, 4.5], pool("3 PTU", Pool::Reserved));
+    let mut all = rows(&[3.0, 4.0, 5.0], pool("3 PTU", Pool::Reserved));
     all.extend(rows(&[1.1, 1.5, 2.0], pool("2+6", Pool::Provisioned)));
     all.extend(rows(&[0.9, 1.1, 2.0], pool("N=8", Pool::Unequal(8))));
     all
