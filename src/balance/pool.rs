@@ -20,7 +20,7 @@ use super::cooldown::{self, Told};
 use super::estimator::{Sent, tokens};
 use super::exhaustion::{self, Exhausted};
 use super::explain::{self, Explanation};
-use super::flow::{Flow, Returns};
+use super::flow::Returns;
 use super::health::Failure;
 use super::lane::{self, Lane, Quota, Throttling};
 use super::patience;
@@ -146,11 +146,11 @@ impl Pool {
     ///
     /// # Errors
     /// No lane that could serve the request admits it: what to say instead.
+    #[expect(clippy::too_many_lines, reason = "one walk, most of it the pick's fields")]
     pub fn pick(&mut self, now: Instant, ask: &Ask<'_>, attempts: &mut Attempts) -> Result<Pick, Exhausted> {
         let found = self.routes.find(ask.deployment, &mut self.backends, &mut self.lanes);
         let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
-        let usual = ask.unlimited.then(|| self.routes.look_at_flow(found.kept()).map_or(0, Flow::usual));
-        let ask = &Ask { charge: ask.charge.saturating_add(usual.unwrap_or(0)), ..*ask };
+        let (ask, usual) = &self.routes.charged(&found, ask);
         let (route, charge) = (found.kept(), tokens(ask.charge));
         for way in ways.iter().flatten() {
             end_cooldown(&self.backends, &mut self.lanes, way.lane, now, &mut self.changes);
@@ -215,7 +215,7 @@ impl Pool {
             family: ask.family,
             operation: ask.operation,
             charge: ask.charge,
-            usual,
+            usual: *usual,
             streamed: ask.streamed,
             sent,
             at: now,

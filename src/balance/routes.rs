@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::backend::{Backend, BackendId};
 use super::flow::Flow;
 use super::lane::Lane;
+use super::pool::Ask;
 
 /// How many unserved names are looked at to find one that can be forgotten; busy ones move to the back of the queue.
 const LOOKED_AT: usize = 32;
@@ -194,6 +195,12 @@ impl Routes {
         routes.unserved.clear();
         routes.limit = limit.max(lanes.count());
         routes
+    }
+
+    /// The request with what its answer takes on average, where it sets no limit; and that part alone.
+    pub(super) fn charged<'a>(&self, found: &Found, ask: &Ask<'a>) -> (Ask<'a>, Option<u64>) {
+        let usual = ask.unlimited.then(|| self.look_at_flow(found.kept()).map_or(0, Flow::usual));
+        (Ask { charge: ask.charge.saturating_add(usual.unwrap_or(0)), ..*ask }, usual)
     }
 
     pub(super) fn find(
