@@ -125,6 +125,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whatever it says, an answer shows that the backend can be reached.
+    pub(super) fn is_answer(&self) -> bool {
+        !matches!(
+            self,
+            Self::Unreachable { .. } | Self::TimedOut | Self::Failed { reason: Reason::Failure(_), .. }
+        )
+    }
+
     /// Azure served nothing that it counts against the minute. What it looked at may count: a content filter's refusal
     /// does, and of the 429s the lane's own reading tells.
     pub(super) fn is_free(&self) -> bool {

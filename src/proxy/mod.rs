@@ -506,6 +506,7 @@ fn asks<'a>(
         family: operation.family,
         operation: operation.name,
         charge: understood.scan.charge(0),
+        unlimited: understood.scan.json && understood.scan.max_tokens.is_none(),
         conversation: understood.scan.conversation(),
         streamed: understood.scan.stream,
         harmless: operation.harmless.given(understood.scan.background),
