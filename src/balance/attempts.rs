@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::backend::BackendId;
 use super::health::Failure;
 use super::reason::AttemptFailure;
-use super::verdict::Verdict;
 
 /// One request's memory; `Attempts::default()` at its start, then handed to every call for that request.
 #[derive(Debug, Default)]
@@ -23,8 +22,6 @@ pub struct Attempts {
     pub(super) was_refused: bool,
     pub(super) repeated_timeout: bool,
     pub(super) kept: Option<Kept>,
-    /// What was kept before that.
-    kept_before: Option<Kept>,
     pub(super) failure: Option<AttemptFailure>,
 }
 
@@ -33,23 +30,6 @@ impl Attempts {
     #[must_use]
     pub fn count(&self) -> usize {
         self.tried.len()
-    }
-
-    /// The answer judged last is one to keep.
-    pub(super) fn keeps(&mut self, kept: Kept) -> bool {
-        self.kept_before = self.kept.replace(kept);
-        true
-    }
-
-    /// But it could not be kept, for it is not here whole. So it is no more than a lane that failed, or that was full.
-    pub fn kept_nothing(&mut self, verdict: Verdict) {
-        self.kept = self.kept_before;
-        match verdict {
-            Verdict::Throttled { .. } | Verdict::TooLarge { .. } => {}
-            // Its tier is full: that is said by no lane.
-            Verdict::TierFull => self.was_throttled = true,
-            _ => self.failure = self.failure.or(Some(AttemptFailure::Closed)),
-        }
     }
 
     pub(super) fn has_tried(&self, backend: BackendId) -> bool {
@@ -92,9 +72,9 @@ impl Attempts {
 /// What kind of answer the edge keeps, to pass it back if nothing better comes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kept {
-    /// "This deployment does not exist", or does not do this: only true when all say so.
+    /// "This deployment does not exist": only true when all say so.
     Absent,
-    /// "There is no such object", or "this is not from here": likewise.
+    /// "There is no such object": likewise.
     NotThere,
     /// "Come back later": no more worth than that time, once it was waited for.
     Full,

@@ -132,20 +132,15 @@ impl Pins {
         }
     }
 
-    /// `backend` says that it is not there. Forgotten if that is where it was thought to be. What was made there before
-    /// our eyes stays known: Azure finds a streamed response only seconds after its end (dotnet/extensions 7704), and if
-    /// it is gone its backend says so each time.
-    pub fn gone(&mut self, id: &str, backend: BackendId) {
+    /// `backend` says that it is not there. Forgotten if that is where it was thought to be, and remembered as absent
+    /// if that was sure.
+    pub fn gone(&mut self, now: Instant, id: &str, backend: BackendId) {
         let mark = self.mark(id);
-        if self.known.get(mark).is_some_and(|note| note.backend == backend && note.maker.is_none()) {
-            self.known.remove(mark);
+        match self.known.get(mark) {
+            Some(note) if note.backend == backend && note.maker.is_some() => self.nowhere(now, id),
+            Some(note) if note.backend == backend => self.known.remove(mark),
+            _ => {}
         }
-    }
-
-    /// How many backends there are that may have an object.
-    #[must_use]
-    pub fn backends(&self) -> usize {
-        self.backends.len()
     }
 
     /// It was deleted, or every backend has said that there is no such object.

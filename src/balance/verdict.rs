@@ -259,16 +259,25 @@ fn failed(answer: &Answer<'_>) -> Verdict {
 fn keeps(verdict: Verdict, attempts: &mut Attempts) -> bool {
     match verdict {
         Verdict::Refused { .. } => false,
-        // Of one lane: no answer of all.
-        Verdict::Absent | Verdict::Unsupported | Verdict::NotThere | Verdict::Elsewhere
-            if matches!(attempts.kept, Some(Kept::Other | Kept::Full)) =>
-        {
+        Verdict::Absent | Verdict::NotThere if matches!(attempts.kept, Some(Kept::Other | Kept::Full)) => {
             false
         }
-        Verdict::Absent | Verdict::Unsupported => attempts.keeps(Kept::Absent),
-        Verdict::NotThere | Verdict::Elsewhere => attempts.keeps(Kept::NotThere),
-        Verdict::Throttled { .. } => attempts.keeps(Kept::Full),
-        _ => attempts.keeps(Kept::Other),
+        Verdict::Absent => {
+            attempts.kept = Some(Kept::Absent);
+            true
+        }
+        Verdict::NotThere => {
+            attempts.kept = Some(Kept::NotThere);
+            true
+        }
+        Verdict::Throttled { .. } => {
+            attempts.kept = Some(Kept::Full);
+            true
+        }
+        _ => {
+            attempts.kept = Some(Kept::Other);
+            true
+        }
     }
 }
 

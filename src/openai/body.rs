@@ -12,9 +12,6 @@ const BYTES_PER_TOKEN: usize = 4;
 /// What one long unbroken string (an inline image, a file) is taken for, in tokens.
 const UNBROKEN_TOKENS: u64 = 1_000;
 
-/// No request is charged more tokens: sums over the life of a process stay exact.
-const MOST_CHARGED: u64 = 1 << 32;
-
 /// Why a body that names a deployment cannot be used. The texts are fixed and fit for callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyProblem {
@@ -86,7 +83,7 @@ impl BodyScan {
     pub fn charge(&self, usual_completion: u64) -> u64 {
         let completions = self.n.unwrap_or(1).max(self.best_of.unwrap_or(1)).max(1);
         let each = self.max_tokens.unwrap_or(usual_completion);
-        self.prompt_tokens.saturating_add(each.saturating_mul(completions)).min(MOST_CHARGED)
+        self.prompt_tokens.saturating_add(each.saturating_mul(completions))
     }
 
     /// A hash of what makes its turns one conversation: `prompt_cache_key`, else all up to the first user message.
@@ -300,7 +297,7 @@ mod tests {
         let unlimited = scan(br#"{"input":"x"}"#).unwrap();
         assert_eq!(unlimited.charge(50), unlimited.prompt_tokens + 50);
         let absurd = scan(br#"{"max_tokens":18446744073709551615,"n":18446744073709551615}"#).unwrap();
-        assert_eq!(absurd.charge(0), MOST_CHARGED);
+        assert_eq!(absurd.charge(0), u64::MAX);
     }
 
     #[test]

@@ -297,9 +297,6 @@ impl Attempt<'_> {
             return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
         }
         // Only what is here whole can be passed back later.
-        if judgement.keep && read != Read::Whole {
-            attempts.kept_nothing(judgement.verdict);
-        }
         let kept = (judgement.keep && read == Read::Whole).then(|| {
             let backend = self.number(ledger);
             Box::new(KeptAnswer { backend, head, body, explain: self.explain() })
@@ -333,9 +330,6 @@ impl Attempt<'_> {
                 let judgement = self.judged(status, &told, error.message.as_bytes(), understood, attempts);
                 if judgement.next == Next::PassBack || !understood.repeatable() {
                     return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
-                }
-                if judgement.keep {
-                    attempts.kept_nothing(judgement.verdict);
                 }
                 self.close(judgement.verdict, attempts, ledger);
                 // An error inside a 200 is no answer to pass back later: what comes then is said by the cause.

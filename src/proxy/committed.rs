@@ -126,15 +126,6 @@ enum Stage {
     Over,
 }
 
-impl Drop for Committed {
-    /// The caller has left: what it was sent so far was counted by the backend all the same.
-    fn drop(&mut self) {
-        if let Some(open) = &mut self.open {
-            open.ledger.count_tokens(self.usage.usage(), self.events_passed);
-        }
-    }
-}
-
 impl fmt::Debug for Committed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Committed").finish_non_exhaustive()
@@ -208,15 +199,14 @@ impl Committed {
     fn poll_passing(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match self.held.pop() {
             Some(frame) => Some(Ok(frame)),
-            None if self.held.broke_off() => return self.cut(cx, Ended::UpstreamCut),
+            None if self.held.broke_off() => return self.cut(cx),
             None => match Pin::new(&mut self.answer).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    if self.ear.listen(cx) != Stop::Run {
-                        return self.cut(cx, Ended::Stopped);
+                    if self.ear.listen(cx) == Stop::Run {
+                        ready!(self.poll_silent_too_long(cx));
                     }
-                    ready!(self.poll_silent_too_long(cx));
-                    return self.cut(cx, Ended::UpstreamCut);
+                    return self.cut(cx);
                 }
             },
         };
@@ -243,7 +233,7 @@ impl Committed {
                 self.stage = Stage::Over;
                 Poll::Ready(None)
             }
-            Some(Err(_)) | None => self.cut(cx, Ended::UpstreamCut),
+            Some(Err(_)) | None => self.cut(cx),
         }
     }
 
@@ -275,9 +265,9 @@ impl Committed {
         }
     }
 
-    /// The backend broke off, or is silent for too long, or we stop: said in the stream's own form where an event may
+    /// The backend broke off, or is silent for too long: said in the stream's own form where an event may
     /// stand, then the connection is aborted.
-    fn cut(&mut self, cx: &mut Context<'_>, ended: Ended) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.events.as_ref().is_some_and(|events| events.ending() == Ending::Complete && !events.is_cut())
         {
             // Its last event is there: what breaks after it spoils nothing.
@@ -285,14 +275,11 @@ impl Committed {
             self.stage = Stage::Over;
             return Poll::Ready(None);
         }
-        self.settle(ended);
+        self.settle(Ended::UpstreamCut);
         let between_events = self.events.as_ref().is_some_and(|events| !events.inside_event());
         self.stage = if between_events {
-            let text = match ended {
-                Ended::Stopped => "This balancer stops; the answer is not complete.",
-                _ => "The backend broke off in the middle of its answer.",
-            };
-            Stage::Telling(errors::stream_event(self.api, errors::STREAM_INTERRUPTED, text))
+            const TEXT: &str = "The backend broke off in the middle of its answer.";
+            Stage::Telling(errors::stream_event(self.api, errors::STREAM_INTERRUPTED, TEXT))
         } else {
             // What has been passed on so far is flushed first.
             Stage::Flushing

@@ -161,11 +161,15 @@ impl Bond {
         if ids.is_empty() || !openai::says_not_found(status, body, ids) {
             return false;
         }
+        let meant = self.meant_by(body);
         match self.way.get() {
-            Way::Free | Way::Only(_) => false,
+            Way::Free => false,
+            Way::Only(_) => {
+                self.each(meant, |pins, now, id| pins.gone(now, id, backend));
+                false
+            }
             Way::Seen(_) | Way::First(_) | Way::Search => {
-                let meant = self.meant_by(body);
-                self.each(meant, |pins, _, id| pins.gone(id, backend));
+                self.each(meant, |pins, now, id| pins.gone(now, id, backend));
                 self.went_on(meant);
                 true
             }
@@ -205,9 +209,7 @@ impl Bond {
                 true
             }
             Way::Search => {
-                // Also those that do not serve the deployment, or not this caller, may have it.
-                let everywhere = attempts > 0 && attempts == self.shared.pins().backends();
-                let everywhere = everywhere && self.not_there.get() == attempts;
+                let everywhere = attempts > 0 && self.not_there.get() == attempts;
                 if everywhere && matches!(exhausted, Exhausted::Spent { cause: Cause::Answered }) {
                     self.each(self.meant.get(), Pins::nowhere);
                 }
