@@ -24,8 +24,6 @@ pub struct Attempts {
     pub(super) repeated_timeout: bool,
     pub(super) kept: Option<Kept>,
     pub(super) failure: Option<AttemptFailure>,
-    /// A service tier had no room, and its answer could not be kept.
-    pub(super) tier_full: bool,
 }
 
 impl Attempts {
@@ -42,7 +40,7 @@ impl Attempts {
         match verdict {
             // Told from the lanes' state, or from what was noted already.
             Verdict::Throttled { .. } | Verdict::Absent | Verdict::Unsupported => {}
-            Verdict::TierFull => self.tier_full = true,
+            Verdict::TierFull => self.kept = Some(Kept::TierFull),
             _ => self.failure = Some(AttemptFailure::Closed),
         }
     }
@@ -93,6 +91,8 @@ pub(super) enum Kept {
     Unsupported,
     /// "There is no such object", or "I cannot read this": likewise.
     NotThere,
+    /// A service tier had no room, of which no answer could be kept: one of our own says so.
+    TierFull,
     /// "Come back later": no more worth than that time, once it was waited for.
     Full,
     /// Any other.

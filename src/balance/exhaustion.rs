@@ -163,7 +163,7 @@ fn said(census: &Census, view: View<'_>, rng: &mut Rng) -> Exhausted {
     if census.too_large > 0 && census.too_large + unable == census.lanes {
         return Exhausted::TooLarge;
     }
-    if view.attempts.tier_full && view.attempts.kept < Some(Kept::Full) {
+    if view.attempts.kept == Some(Kept::TierFull) {
         return Exhausted::Throttled { wait: wait(UNTOLD, rng) };
     }
     Exhausted::Spent { cause: cause(census, view) }
@@ -196,7 +196,7 @@ fn cause(census: &Census, view: View<'_>) -> Cause {
         // What a drained backend has must not be told to be nowhere.
         Some(Kept::NotThere) if census.drained > 0 => return Cause::OutOfUse,
         Some(Kept::NotThere | Kept::Unsupported | Kept::Absent) => return Cause::Answered,
-        Some(Kept::Other | Kept::Full) | None => {}
+        Some(Kept::Other | Kept::Full | Kept::TierFull) | None => {}
     }
     if census.absent > 0 {
         return Cause::Absent;
