@@ -16,7 +16,7 @@ use fastrand::Rng;
 
 use super::attempts::Kept;
 use super::choosing;
-use super::cooldown::SHORTEST;
+use super::cooldown::{SHORTEST, UNTOLD};
 use super::flow::{LONGEST_WAIT, Returns};
 use super::reason::AttemptFailure;
 use super::standing::{Standing, View};
@@ -165,6 +165,9 @@ fn said(census: &Census, view: View<'_>, rng: &mut Rng) -> Exhausted {
     if census.too_large > 0 && census.too_large + unable == census.lanes {
         return Exhausted::TooLarge;
     }
+    if view.attempts.kept == Some(Kept::TierFull) {
+        return Exhausted::Throttled { wait: wait(UNTOLD, rng) };
+    }
     Exhausted::Spent { cause: cause(census, view) }
 }
 
@@ -194,8 +197,8 @@ fn cause(census: &Census, view: View<'_>) -> Cause {
     match attempts.kept {
         // What a drained backend has must not be told to be nowhere.
         Some(Kept::NotThere) if census.drained > 0 => return Cause::OutOfUse,
-        Some(Kept::NotThere | Kept::Absent) => return Cause::Answered,
-        Some(Kept::Other | Kept::Full) | None => {}
+        Some(Kept::NotThere | Kept::Unsupported | Kept::Absent) => return Cause::Answered,
+        Some(Kept::Other | Kept::Full | Kept::TierFull) | None => {}
     }
     if census.absent > 0 {
         return Cause::Absent;

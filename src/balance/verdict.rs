@@ -257,28 +257,19 @@ fn failed(answer: &Answer<'_>) -> Verdict {
 
 /// Whether this answer is the best one to pass back so far. A refusal is never shown: it speaks of our credential.
 fn keeps(verdict: Verdict, attempts: &mut Attempts) -> bool {
-    match verdict {
-        Verdict::Refused { .. } => false,
-        Verdict::Absent | Verdict::NotThere if matches!(attempts.kept, Some(Kept::Other | Kept::Full)) => {
-            false
-        }
-        Verdict::Absent => {
-            attempts.kept = Some(Kept::Absent);
-            true
-        }
-        Verdict::NotThere => {
-            attempts.kept = Some(Kept::NotThere);
-            true
-        }
-        Verdict::Throttled { .. } => {
-            attempts.kept = Some(Kept::Full);
-            true
-        }
-        _ => {
-            attempts.kept = Some(Kept::Other);
-            true
-        }
+    let kind = match verdict {
+        Verdict::Refused { .. } => return false,
+        Verdict::Absent => Kept::Absent,
+        Verdict::Unsupported => Kept::Unsupported,
+        Verdict::NotThere | Verdict::Elsewhere => Kept::NotThere,
+        Verdict::Throttled { .. } => Kept::Full,
+        _ => Kept::Other,
+    };
+    let best = Some(kind) >= attempts.kept;
+    if best {
+        attempts.kept = Some(kind);
     }
+    best
 }
 
 fn is_peak_load(body: &[u8]) -> bool {

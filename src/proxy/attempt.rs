@@ -301,6 +301,9 @@ impl Attempt<'_> {
             let backend = self.number(ledger);
             Box::new(KeptAnswer { backend, head, body, explain: self.explain() })
         });
+        if judgement.keep && kept.is_none() {
+            attempts.kept_nothing(&judgement.verdict);
+        }
         self.close(judgement.verdict, attempts, ledger);
         Outcome::Next(kept)
     }
@@ -330,6 +333,9 @@ impl Attempt<'_> {
                 let judgement = self.judged(status, &told, error.message.as_bytes(), understood, attempts);
                 if judgement.next == Next::PassBack || !understood.repeatable() {
                     return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
+                }
+                if judgement.keep {
+                    attempts.kept_nothing(&judgement.verdict);
                 }
                 self.close(judgement.verdict, attempts, ledger);
                 // An error inside a 200 is no answer to pass back later: what comes then is said by the cause.

@@ -296,7 +296,7 @@ impl Proxy {
                 Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
                     return Err(ProxyError::Overloaded);
                 }
-                Err(exhausted) if bond.goes_on(&exhausted, attempts.count()) => continue,
+                Err(exhausted) if bond.goes_on(&exhausted) => continue,
                 Err(Exhausted::Soon { until }) => {
                     patience.wait(until, &asked, deployment.as_ref(), ledger).await;
                     continue;
