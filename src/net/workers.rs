@@ -4,6 +4,7 @@
 //! all of few connections on one thread (seen), and one acceptor drains cleanly. It costs one wake-up per
 //! connection. What each worker does with requests is its `Handler`, made on its own thread.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -41,6 +43,8 @@ pub struct Acceptor<H> {
     limits: ServerLimits,
     /// Whoever is refused would not understand plain words.
     tls: bool,
+    /// When it was last said that the connections' bound is reached.
+    told: Cell<Option<Instant>>,
 }
 
 /// A way to one worker.
@@ -160,7 +164,8 @@ impl<H: Handler> Workers<H> {
     /// What accepts for them.
     #[must_use]
     pub fn acceptor(&self) -> Acceptor<H> {
-        Acceptor { workers: self.workers.clone(), limits: self.limits, tls: self.tls }
+        let workers = self.workers.clone();
+        Acceptor { workers, limits: self.limits, tls: self.tls, told: Cell::new(None) }
     }
 }
 
@@ -177,6 +182,7 @@ impl<H: Handler> Acceptor<H> {
             return;
         };
         if connections(&self.workers) >= self.limits.connections.get() {
+            self.tell_full();
             if !self.tls {
                 refuse(stream);
             }
@@ -185,6 +191,18 @@ impl<H: Handler> Acceptor<H> {
         if let Ok(stream) = stream.into_std() {
             worker.connections.fetch_add(1, Ordering::Relaxed);
             let _gone = worker.orders.send(Order::Serve(stream, address));
+        }
+    }
+}
+
+impl<H> Acceptor<H> {
+    /// A refused caller's side does not always say why: with TLS the connection just closes.
+    fn tell_full(&self) {
+        const AGAIN: Duration = Duration::from_secs(60);
+        if self.told.get().is_none_or(|told| told.elapsed() >= AGAIN) {
+            self.told.set(Some(Instant::now()));
+            let most = self.limits.connections;
+            tracing::warn!(most, "connections refused: as many are open as `limits.connections` allows");
         }
     }
 }
