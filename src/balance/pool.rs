@@ -313,6 +313,13 @@ impl Pool {
         self.release(&pick);
     }
 
+    /// The same in the middle of an answer, which had taken so many tokens: they are counted.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed, so that it cannot be reported as well")]
+    pub fn left(&mut self, pick: Pick, tokens: u64) {
+        self.release(&pick);
+        self.tally(&pick, |tally| tally.tokens = tally.tokens.saturating_add(tokens));
+    }
+
     /// All that admin and metrics see.
     pub fn snapshot(&mut self, now: Instant) -> PoolSnapshot {
         for index in 0..self.backends.len() {
