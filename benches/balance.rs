@@ -20,6 +20,7 @@ const ASK: Ask<'static> = Ask {
     family: "inference",
     operation: "chat",
     charge: 1_000,
+    unlimited: false,
     streamed: true,
     harmless: true,
     conversation: None,

@@ -27,10 +27,10 @@ pub(crate) struct Memory {
 impl Oracle {
     fn wait(&mut self, now: Seconds, request: &Request, world: &mut World) -> Seconds {
         let charge = request.charge() as f64;
-        let recovery = world.backends.iter_mut().map(|backend| {
-            let wait = backend.meter.fits(now, charge).err().map_or(0.0, |full| full.wait);
-            (wait, backend.meter.limit)
-        });
+        let recovery = world
+            .backends
+            .iter_mut()
+            .map(|backend| (backend.meter.frees_in(now, charge), backend.meter.limit));
         let recoveries: Vec<(Seconds, f64)> = recovery.collect();
         let weights = recoveries.iter().enumerate().map(|(index, (_, limit))| (index, *limit));
         let drawn = draw(&mut self.rng, weights).map_or(1.0, |index| recoveries[index].0).min(LONGEST_TOLD);

@@ -135,11 +135,27 @@ impl Meter {
             let wait = requests.start + requests.width - now;
             return Err(Full { wait, by_requests: true });
         }
-        let fits = match self.window {
+        if self.has_tokens(charge) {
+            Ok(())
+        } else {
+            Err(Full { wait: self.wait(now, charge), by_requests: false })
+        }
+    }
+
+    fn has_tokens(&self, charge: f64) -> bool {
+        match self.window {
             Window::Provisioned => self.used < self.depth(),
             _ => self.used + charge <= self.limit,
-        };
-        if fits { Ok(()) } else { Err(Full { wait: self.wait(now, charge), by_requests: false }) }
+        }
+    }
+
+    /// Until a call of this charge fits by tokens as well as by requests; 0: it does now.
+    pub(crate) fn frees_in(&mut self, now: Seconds, charge: f64) -> Seconds {
+        match self.fits(now, charge) {
+            Ok(()) => 0.0,
+            Err(full) if self.has_tokens(charge) => full.wait,
+            Err(full) => full.wait.max(self.wait(now, charge)),
+        }
     }
 
     fn wait(&self, now: Seconds, charge: f64) -> Seconds {
@@ -171,7 +187,7 @@ impl Meter {
         }
     }
 
-    /// What a provisioned deployment charged too much.
+    /// What a provisioned deployment charged too much, as is known when the answer is complete.
     pub(crate) fn correct(&mut self, now: Seconds, surplus: f64) {
         if self.window == Window::Provisioned {
             self.advance(now);

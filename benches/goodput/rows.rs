@@ -111,6 +111,7 @@ pub(crate) fn tables() -> Vec<Table> {
             rows(&[0.5, 0.9, 1.1], [("2+6".to_owned(), base(Pool::Provisioned))]),
         ),
         table("windows", "kinds of quota window", &FEW, rows(&BUSY, windows())),
+        table("traffic", "other traffic and quotas", &FEW, rows(&BUSY, traffics())),
         table("headers", "what the headers tell", &["sidestep", "samples"], rows(&BUSY, headers())),
         table("odd", "odd requests and estimates", &FEW, odd()),
         table(
@@ -134,6 +135,16 @@ fn hold() -> Vec<(String, Scenario)> {
     all.extend(rows(&[1.1, 1.5, 2.0], pool("2+6", Pool::Provisioned)));
     all.extend(rows(&[0.9, 1.1, 2.0], pool("N=8", Pool::Unequal(8))));
     all
+}
+
+/// As in selection.md 6: what the model must give for the samples is known from there.
+fn traffics() -> [(String, Scenario); 3] {
+    let even = Scenario { oddities: Oddities { even: true, ..Oddities::NONE }, ..eight() };
+    [
+        ("Poisson".to_owned(), even),
+        ("half hidden on 4".to_owned(), base(Pool::Shared)),
+        ("8x30k".to_owned(), base(Pool::Small)),
+    ]
 }
 
 fn windows() -> impl Iterator<Item = (String, Scenario)> {

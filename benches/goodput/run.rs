@@ -108,8 +108,10 @@ impl<P: Policy> Run<'_, P> {
             Event::Look(flight) => self.next(now, flight),
             Event::Head(flight) => self.head(now, flight),
             Event::End(flight) => {
-                let Flight { replica, request, memory, .. } = &mut self.flights[flight];
-                self.replicas[*replica].ended(now, &self.trace[*request], memory);
+                let Flight { replica, request, memory, backend, .. } = &mut self.flights[flight];
+                let request = &self.trace[*request];
+                self.world.backends[*backend].ended(now, request);
+                self.replicas[*replica].ended(now, request, memory);
                 self.release(flight);
             }
             Event::Hidden(index) => {

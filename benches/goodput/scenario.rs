@@ -47,6 +47,10 @@ pub(crate) enum Pool {
     Article,
     /// Unequal quotas from 30,000 to 450,000; a quarter carry hidden traffic.
     Unequal(usize),
+    /// The eight, half of whose quota others use on four.
+    Shared,
+    /// Eight of 30,000; a quarter carry hidden traffic.
+    Small,
     /// Two provisioned deployments first, six others behind them.
     Provisioned,
     /// Three provisioned deployments, nothing behind them.
@@ -57,12 +61,16 @@ const UNEQUAL: [f64; 8] =
     [450_000.0, 360_000.0, 300_000.0, 240_000.0, 150_000.0, 120_000.0, 60_000.0, 30_000.0];
 /// Share of a quota that others use, where they do.
 const HIDDEN: f64 = 0.25;
+/// The same of a pool that is shared more.
+const HALF: f64 = 0.5;
 
 impl Pool {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Article => "article",
             Self::Unequal(_) => "unequal",
+            Self::Shared => "shared",
+            Self::Small => "small",
             Self::Provisioned => "provisioned",
             Self::Reserved => "reserved",
         }
@@ -74,6 +82,8 @@ impl Pool {
             // Three: a small, a middle, a large one.
             Self::Unequal(3) => vec![450_000.0, 200_000.0, 60_000.0],
             Self::Unequal(count) => UNEQUAL.iter().copied().cycle().take(count).collect(),
+            Self::Shared => UNEQUAL.to_vec(),
+            Self::Small => vec![30_000.0; 8],
             Self::Reserved => vec![300_000.0; 3],
             Self::Provisioned => {
                 vec![100_000.0, 100_000.0, 240_000.0, 200_000.0, 150_000.0, 100_000.0, 60_000.0, 30_000.0]
@@ -95,6 +105,8 @@ impl Pool {
 
     pub(crate) fn hidden(self, index: usize) -> f64 {
         match self {
+            Self::Small if matches!(index, 0 | 5) => HIDDEN * self.quotas()[index],
+            Self::Shared if index.is_multiple_of(2) => HALF * self.quotas()[index],
             Self::Unequal(count) if count >= 8 && matches!(index % 8, 0 | 5) => HIDDEN * self.quotas()[index],
             _ => 0.0,
         }

@@ -36,6 +36,7 @@ fn ask(request: &Request) -> Ask<'static> {
         family: "inference",
         operation: "chat",
         charge: request.estimate,
+        unlimited: false,
         streamed: request.streamed,
         harmless: true,
         conversation: Some(request.conversation),

@@ -44,10 +44,12 @@ pub(crate) struct Oddities {
     pub(crate) estimate: f64,
     /// Every two minutes one request that no deployment can ever serve.
     pub(crate) huge: bool,
+    /// Neither bursts nor lulls: requests come by Poisson's law.
+    pub(crate) even: bool,
 }
 
 impl Oddities {
-    pub(crate) const NONE: Self = Self { images: 0.0, poison: 0.0, estimate: 1.0, huge: false };
+    pub(crate) const NONE: Self = Self { images: 0.0, poison: 0.0, estimate: 1.0, huge: false, even: false };
 }
 
 /// One request of one caller.
@@ -159,13 +161,14 @@ impl Traffic {
     }
 }
 
-/// When requests come: rare in lulls, many in bursts. `rate` a second on average.
-fn arrivals(rng: &mut Rng, rate: f64) -> Vec<Seconds> {
+/// When requests come: rare in lulls, many in bursts, unless `even`. `rate` a second on average.
+fn arrivals(rng: &mut Rng, rate: f64, even: bool) -> Vec<Seconds> {
     let mean = (BURST.0 * BURST.1 + LULL.0 * LULL.1) / (BURST.0 + LULL.0);
     let mut arrivals = Vec::new();
     let (mut at, mut burst) = (0.0, false);
     while at < HORIZON {
         let (length, factor) = if burst { BURST } else { LULL };
+        let factor = if even { mean } else { factor };
         let until = at + exponential(rng, length);
         let mut next = at;
         loop {
@@ -184,7 +187,7 @@ fn arrivals(rng: &mut Rng, rate: f64) -> Vec<Seconds> {
 /// The requests of one run, in order; `tokens` a minute are offered in the measured time.
 pub(crate) fn trace(seed: u64, tokens: f64, oddities: Oddities) -> Vec<Request> {
     let mut traffic = Traffic::new(seed, oddities);
-    let arrivals = arrivals(&mut traffic.rng, tokens / 60.0 / ABOUT);
+    let arrivals = arrivals(&mut traffic.rng, tokens / 60.0 / ABOUT, oddities.even);
     let mut requests = Vec::with_capacity(arrivals.len());
     for at in arrivals {
         // Bursts are bursts of requests, whoever asks: the conversation that has waited longest, else a new one.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::quota::{Full, Meter, Window};
 use crate::scenario::{Fault, Headers, Scenario};
-use crate::traffic::Request;
+use crate::traffic::{MEASURED, Request, WARM_UP};
 use crate::units::{Seconds, exponential, whole};
 
 /// A prompt's beginning is forgotten after so long without use.
@@ -21,6 +21,8 @@ const HIDDEN_CHARGE: f64 = 4_000.0;
 const STALE: Seconds = 15.0;
 /// When a fault begins.
 const FAULT_FROM: Seconds = 400.0;
+/// When a quota is changed.
+const MID_RUN: Seconds = WARM_UP + MEASURED / 2.0;
 /// A hanging backend is given up after so long.
 pub(crate) const HANG: Seconds = 30.0;
 
@@ -151,9 +153,12 @@ impl Backend {
         let end = now + ttft + request.completion as f64 * each;
         let head = if request.streamed { now + ttft } else { end };
         self.remember(now, request);
-        let surplus = (request.max_tokens - request.completion) as f64;
-        self.meter.correct(now, if self.provisioned { surplus } else { 0.0 });
         Reply { cached, ..self.reply(200, (head, end), now, None) }
+    }
+
+    /// An answer is complete.
+    pub(crate) fn ended(&mut self, now: Seconds, request: &Request) {
+        self.meter.correct(now, (request.max_tokens - request.completion) as f64);
     }
 
     fn reply(
@@ -231,7 +236,7 @@ impl Backend {
 
 /// Once, when the time has come.
 fn changes(fault: &Fault, now: Seconds) -> bool {
-    matches!(fault, Fault::Quota(_)) && now >= FAULT_FROM
+    matches!(fault, Fault::Quota(_)) && now >= MID_RUN
 }
 
 static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");

@@ -472,6 +472,7 @@ impl Control {
         let (of_pool, of_changes, of_failed) = (self.view.clone(), self.view.clone(), self.view.clone());
         let of_explain = self.view.clone();
         let shared = Arc::clone(&self.view.shared);
+        let let_go = self.workers.teller();
         let doors = Doors {
             readiness: Rc::new(move || shared.health.readiness()),
             pool: Rc::new(move || of_pool.pool()),
@@ -480,7 +481,14 @@ impl Control {
             status: Rc::new(move |pool| of_status.status(pool)),
             explain: Rc::new(move |ask| of_explain.explain(ask)),
             metrics: Rc::new(move || of_metrics.metrics()),
-            set_drained: Rc::new(move |name, drained| of_drain.set_drained(name, drained)),
+            set_drained: Rc::new(move |name, drained| {
+                let known = of_drain.set_drained(name, drained);
+                if known && drained {
+                    let name = name.to_owned();
+                    let_go(move |proxy: &Rc<Proxy>| proxy.let_go(&name));
+                }
+                known
+            }),
         };
         Admin::new(self.view.admin.unwrap_or(self.view.listen), self.token.clone(), doors)
     }

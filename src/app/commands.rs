@@ -309,9 +309,7 @@ pub fn top(admin: &str, token: Option<&str>, no_color: Option<&OsStr>) -> u8 {
 /// `listen` is what the environment says of where it listens.
 #[must_use]
 pub fn health(url: Option<&str>, listen: Option<&str>) -> u8 {
-    let port =
-        listen.and_then(|listen| listen.trim().parse::<SocketAddr>().ok()).map_or(8080, |at| at.port());
-    let own = format!("http://127.0.0.1:{port}");
+    let own = own_url(listen);
     let url = url.unwrap_or(&own);
     match Fetch::new(url, "/healthz", None).and_then(|fetch| fetch.get()) {
         Ok(_) => OK,
@@ -320,6 +318,35 @@ pub fn health(url: Option<&str>, listen: Option<&str>) -> u8 {
         Err(error) => {
             complain(&format!("{url}: {error}"));
             FAILED
+        }
+    }
+}
+
+/// Where a balancer of this container answers that listens there.
+fn own_url(listen: Option<&str>) -> String {
+    let listen = listen.and_then(|listen| listen.trim().parse::<SocketAddr>().ok());
+    match listen {
+        Some(address) if !address.ip().is_unspecified() => format!("http://{address}"),
+        // All addresses take the loopback's in.
+        other => format!("http://127.0.0.1:{}", other.map_or(8080, |at| at.port())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_url;
+
+    #[test]
+    fn health_asks_the_address_that_the_balancer_listens_on() {
+        for (listen, url) in [
+            (None, "http://127.0.0.1:8080"),
+            (Some("no address"), "http://127.0.0.1:8080"),
+            (Some("0.0.0.0:9000"), "http://127.0.0.1:9000"),
+            (Some("[::]:9000"), "http://127.0.0.1:9000"),
+            (Some(" 10.0.0.5:8080 "), "http://10.0.0.5:8080"),
+            (Some("[::1]:8080"), "http://[::1]:8080"),
+        ] {
+            assert_eq!(own_url(listen), url, "{listen:?}");
         }
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn explain(pool: &Pool, now: Instant, asked: &ExplainAsk) -> Result<E
         family: "inference",
         operation: "chat",
         charge: asked.tokens(),
+        unlimited: false,
         conversation: None,
         streamed: false,
         harmless: true,

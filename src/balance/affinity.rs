@@ -13,7 +13,7 @@
 //! Rendezvous hashing: a backend that goes or comes moves only its own share, and replicas agree without talking.
 //!
 //! Worth (`cargo bench --bench goodput -- --rows mechanisms`, without it → with it): row "N=8 50 %", cached share of prompt
-//! tokens 60 → 81 %, p99 of the time to the first token 2.2 → 1.4 s; at 90 % load 62 → 76 %. The bound by speed: row "8x
+//! tokens 60 → 81 %, p99 of the time to the first token 2.2 → 1.3 s; at 90 % load 62 → 76 %. The bound by speed: row "8x
 //! slow", median 0.39 → 0.32 s. Tests: `turns_of_a_conversation_stay_together…`, `a_conversation_leaves_a_home…`.
 //! A bound that keeps half of an even use of the minute for others (selection.md 7) cost 3 of these points at 90 % load and
 //! won nothing beyond chance: it is not there.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::backend::BackendId;
 use super::health::Failure;
 use super::reason::AttemptFailure;
+use super::verdict::Verdict;
 
 /// One request's memory; `Attempts::default()` at its start, then handed to every call for that request.
 #[derive(Debug, Default)]
@@ -30,6 +31,18 @@ impl Attempts {
     #[must_use]
     pub fn count(&self) -> usize {
         self.tried.len()
+    }
+
+    /// The answer with this verdict was to be kept and could not be, for it did not come whole or stood in a stream: an
+    /// older one must not be passed back in its place.
+    pub fn kept_nothing(&mut self, verdict: &Verdict) {
+        self.kept = None;
+        match verdict {
+            // Told from the lanes' state, or from what was noted already.
+            Verdict::Throttled { .. } | Verdict::Absent | Verdict::Unsupported => {}
+            Verdict::TierFull => self.kept = Some(Kept::TierFull),
+            _ => self.failure = Some(AttemptFailure::Closed),
+        }
     }
 
     pub(super) fn has_tried(&self, backend: BackendId) -> bool {
@@ -69,13 +82,17 @@ impl Attempts {
     }
 }
 
-/// What kind of answer the edge keeps, to pass it back if nothing better comes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What kind of answer the edge keeps, to pass it back if nothing better comes. The better ones come last.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Kept {
     /// "This deployment does not exist": only true when all say so.
     Absent,
-    /// "There is no such object": likewise.
+    /// "It does not do this operation": likewise.
+    Unsupported,
+    /// "There is no such object", or "I cannot read this": likewise.
     NotThere,
+    /// A service tier had no room, of which no answer could be kept: one of our own says so.
+    TierFull,
     /// "Come back later": no more worth than that time, once it was waited for.
     Full,
     /// Any other.

@@ -18,7 +18,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(60);
 pub(super) const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Where nothing is said. Measured: shorter ones double the 429s, 20 s loses goodput (selection.md 6).
-const UNTOLD: Duration = Duration::from_secs(10);
+pub(super) const UNTOLD: Duration = Duration::from_secs(10);
 
 /// More than this (86,400 is a known one) is no time but a way to say "does not fit", and sometimes false.
 const ABSURD: Duration = Duration::from_secs(300);

@@ -14,7 +14,7 @@
 //!
 //! Below three failures in a row no lane rests; this makes one that fails now and then the less used.
 //! Worth (`cargo bench --bench goodput -- --rows mechanisms`, without it → with it): row "30 % 500s 50 %", upstream errors
-//! 27.5 → 10.5 per 1,000 requests, p99 lost in failed attempts 114 → 51 ms. With the fourth power 15; in the draw alone, so
+//! 27.5 → 10.3 per 1,000 requests, p99 lost in failed attempts 106 → 40 ms. With the fourth power 15; in the draw alone, so
 //! that conversations stay until the share is 0.3, 19. Tests `slower_and_failing_lanes…`, `a_conversation_leaves_a_home…`.
 
 use std::time::Instant;

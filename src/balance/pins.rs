@@ -132,15 +132,19 @@ impl Pins {
         }
     }
 
-    /// `backend` says that it is not there. Forgotten if that is where it was thought to be, and remembered as absent
-    /// if that was sure.
-    pub fn gone(&mut self, now: Instant, id: &str, backend: BackendId) {
+    /// `backend` says that it is not there. Forgotten if that is where it was thought to be, unless it was seen made:
+    /// for seconds after its making Azure may not find an object (dotnet/extensions #7704), so its owner is asked again.
+    pub fn gone(&mut self, id: &str, backend: BackendId) {
         let mark = self.mark(id);
-        match self.known.get(mark) {
-            Some(note) if note.backend == backend && note.maker.is_some() => self.nowhere(now, id),
-            Some(note) if note.backend == backend => self.known.remove(mark),
-            _ => {}
+        if self.known.get(mark).is_some_and(|note| note.backend == backend && note.maker.is_none()) {
+            self.known.remove(mark);
         }
+    }
+
+    /// Whether these are all backends there are: what none of them has is nowhere.
+    #[must_use]
+    pub fn are_all(&self, asked: &[BackendId]) -> bool {
+        self.backends.iter().all(|backend| asked.contains(backend))
     }
 
     /// It was deleted, or every backend has said that there is no such object.

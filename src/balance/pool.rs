@@ -4,7 +4,6 @@
 //! or, where the answer is good, [`Pool::answered`] at once and `report` when it has ended. A caller that leaves:
 //! [`Pool::abandon`]. Every pick ends in exactly one `report` or `abandon`; the edge's guard sees to it.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,11 +19,12 @@ use super::choosing::{self, Able};
 use super::cooldown::{self, Told};
 use super::estimator::{Sent, tokens};
 use super::exhaustion::{self, Exhausted};
+use super::flow::Returns;
 use super::health::Failure;
 use super::lane::{self, Lane, Quota, Throttling};
 use super::patience;
 use super::reason::{AttemptFailure, Reason};
-use super::routes::{Lanes, Routes, Way};
+use super::routes::{Lanes, Routes, Way, also_serving};
 use super::snapshot::{self, PoolSnapshot};
 use super::standing::{self, Group, View};
 use super::verdict::Verdict;
@@ -43,6 +43,8 @@ pub struct Ask<'a> {
     pub operation: &'static str,
     /// Tokens that this request will be charged, as estimated.
     pub charge: u64,
+    /// It sets no limit to its answer: what such answers take on average is charged as well.
+    pub unlimited: bool,
     /// A hash of what makes its turns one conversation, stable across processes; `None`: it belongs to none.
     pub conversation: Option<u64>,
     /// The answer is a stream.
@@ -82,6 +84,8 @@ pub struct Pick {
     family: &'static str,
     operation: &'static str,
     charge: u64,
+    /// The part of `charge` for an answer without a limit; `None`: it has one.
+    usual: Option<u64>,
     streamed: bool,
     /// What the lane's estimator remembers; `None` without a lane.
     sent: Option<Sent>,
@@ -141,9 +145,11 @@ impl Pool {
     ///
     /// # Errors
     /// No lane that could serve the request admits it: what to say instead.
+    #[expect(clippy::too_many_lines, reason = "one walk, most of it the pick's fields")]
     pub fn pick(&mut self, now: Instant, ask: &Ask<'_>, attempts: &mut Attempts) -> Result<Pick, Exhausted> {
         let found = self.routes.find(ask.deployment, &mut self.backends, &mut self.lanes);
         let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
+        let (ask, usual) = &self.routes.charged(&found, ask);
         let (route, charge) = (found.kept(), tokens(ask.charge));
         for way in ways.iter().flatten() {
             end_cooldown(&self.backends, &mut self.lanes, way.lane, now, &mut self.changes);
@@ -167,8 +173,8 @@ impl Pool {
                 attempts.another_round();
                 return Err(Exhausted::Soon { until });
             }
-            let (exhausted, limits) = exhaustion::exhausted(view, &mut self.rng);
-            return Err(self.in_turn(now, exhausted, limits, route, charge));
+            let (exhausted, returns) = exhaustion::exhausted(view, &mut self.rng);
+            return Err(self.in_turn(now, exhausted, &returns, route, charge));
         };
         let Way { lane: slot, there } = way.clone();
         let backend = &mut self.backends[index];
@@ -208,6 +214,7 @@ impl Pool {
             family: ask.family,
             operation: ask.operation,
             charge: ask.charge,
+            usual: *usual,
             streamed: ask.streamed,
             sent,
             at: now,
@@ -254,7 +261,7 @@ impl Pool {
         if let Some(lane) = self.lane(&pick) {
             lane.recent.ended(now, &verdict);
         }
-        if is_answer(&verdict) {
+        if verdict.is_answer() {
             self.reached(now, &pick);
         }
         if verdict.is_free() {
@@ -263,6 +270,7 @@ impl Pool {
         match verdict {
             Verdict::Served { tokens } => {
                 self.served(now, &pick, attempts);
+                self.took(&pick, tokens);
                 self.tally(&pick, |tally| {
                     tally.served += 1;
                     tally.tokens = tally.tokens.saturating_add(tokens);
@@ -303,6 +311,13 @@ impl Pool {
     #[expect(clippy::needless_pass_by_value, reason = "consumed, so that it cannot be reported as well")]
     pub fn abandon(&mut self, pick: Pick) {
         self.release(&pick);
+    }
+
+    /// The same in the middle of an answer, which had taken so many tokens: they are counted.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed, so that it cannot be reported as well")]
+    pub fn left(&mut self, pick: Pick, tokens: u64) {
+        self.release(&pick);
+        self.tally(&pick, |tally| tally.tokens = tally.tokens.saturating_add(tokens));
     }
 
     /// All that admin and metrics see.
@@ -469,7 +484,7 @@ impl Pool {
         &mut self,
         now: Instant,
         exhausted: Exhausted,
-        limits: f64,
+        returns: &Returns,
         route: Option<usize>,
         charge: f64,
     ) -> Exhausted {
@@ -477,7 +492,7 @@ impl Pool {
             return exhausted;
         }
         let Some(flow) = route.and_then(|route| self.routes.flow(route)) else { return exhausted };
-        exhaustion::in_turn(exhausted, flow.place(now, limits, charge, &mut self.rng))
+        exhaustion::in_turn(exhausted, flow.place(now, returns, charge, &mut self.rng))
     }
 
     /// The backend's connections work.
@@ -506,6 +521,17 @@ impl Pool {
     fn served(&mut self, now: Instant, pick: &Pick, attempts: &mut Attempts) {
         if attempts.answered != Some(pick.number) {
             self.answered(now, pick, &HeaderMap::new(), attempts);
+        }
+    }
+
+    /// A good answer without a limit was that long, as far as it is told.
+    fn took(&mut self, pick: &Pick, tokens: u64) {
+        if let Some(usual) = pick.usual
+            && tokens > 0
+            && pick.generation == self.generation
+            && let Some(flow) = pick.route.and_then(|route| self.routes.flow(route))
+        {
+            flow.took(tokens.saturating_sub(pick.charge - usual));
         }
     }
 
@@ -627,27 +653,8 @@ fn position(backends: &[Backend], id: BackendId, guess: usize) -> Option<usize> 
     backends.iter().position(|backend| backend.id == id)
 }
 
-/// Whatever it says, an answer shows that the backend can be reached.
-fn is_answer(verdict: &Verdict) -> bool {
-    !matches!(
-        verdict,
-        Verdict::Unreachable { .. } | Verdict::TimedOut | Verdict::Failed { reason: Reason::Failure(_), .. }
-    )
-}
-
 fn unconfirmed(pick: &Pick, of_lane: bool, failure: Failure) -> Unconfirmed {
     Unconfirmed { backend: pick.id, lane: of_lane.then_some((pick.slot, pick.stamp)), failure }
-}
-
-/// The ways to backends that serve the second deployment too.
-pub(super) fn also_serving<'a>(
-    second: Option<&str>,
-    ways: &'a [Option<Way>],
-    backends: &[Backend],
-) -> Cow<'a, [Option<Way>]> {
-    let Some(second) = second else { return Cow::Borrowed(ways) };
-    let serves = |backend: &Backend| backend.settings.deployments.there(second).is_some();
-    ways.iter().zip(backends).map(|(way, backend)| way.clone().filter(|_| serves(backend))).collect()
 }
 
 fn end_cooldown(backends: &[Backend], lanes: &mut Lanes, slot: usize, now: Instant, changes: &mut Changes) {

@@ -8,7 +8,8 @@ use super::attempts::Attempts;
 use super::backend::Backend;
 use super::choosing;
 use super::explain::{self, Explanation};
-use super::pool::{Ask, Pool, also_serving};
+use super::pool::{Ask, Pool};
+use super::routes::also_serving;
 use super::standing::View;
 
 impl Pool {

@@ -5,12 +5,14 @@
 //! on the lanes that are there already, else without any: it is always admitted, and nothing it meets is remembered,
 //! so that it takes nothing from anybody.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::backend::{Backend, BackendId};
 use super::flow::Flow;
 use super::lane::Lane;
+use super::pool::Ask;
 
 /// How many unserved names are looked at to find one that can be forgotten; busy ones move to the back of the queue.
 const LOOKED_AT: usize = 32;
@@ -117,6 +119,17 @@ struct Route {
     flow: Flow,
 }
 
+/// The ways to backends that serve the second deployment too.
+pub(super) fn also_serving<'a>(
+    second: Option<&str>,
+    ways: &'a [Option<Way>],
+    backends: &[Backend],
+) -> Cow<'a, [Option<Way>]> {
+    let Some(second) = second else { return Cow::Borrowed(ways) };
+    let serves = |backend: &Backend| backend.settings.deployments.there(second).is_some();
+    ways.iter().zip(backends).map(|(way, backend)| way.clone().filter(|_| serves(backend))).collect()
+}
+
 /// Where a deployment's requests may go.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -182,6 +195,12 @@ impl Routes {
         routes.unserved.clear();
         routes.limit = limit.max(lanes.count());
         routes
+    }
+
+    /// The request with what its answer takes on average, where it sets no limit; and that part alone.
+    pub(super) fn charged<'a>(&self, found: &Found, ask: &Ask<'a>) -> (Ask<'a>, Option<u64>) {
+        let usual = ask.unlimited.then(|| self.look_at_flow(found.kept()).map_or(0, Flow::usual));
+        (Ask { charge: ask.charge.saturating_add(usual.unwrap_or(0)), ..*ask }, usual)
     }
 
     pub(super) fn find(

@@ -125,6 +125,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whatever it says, an answer shows that the backend can be reached.
+    pub(super) fn is_answer(&self) -> bool {
+        !matches!(
+            self,
+            Self::Unreachable { .. } | Self::TimedOut | Self::Failed { reason: Reason::Failure(_), .. }
+        )
+    }
+
     /// Azure served nothing that it counts against the minute. What it looked at may count: a content filter's refusal
     /// does, and of the 429s the lane's own reading tells.
     pub(super) fn is_free(&self) -> bool {
@@ -249,28 +257,19 @@ fn failed(answer: &Answer<'_>) -> Verdict {
 
 /// Whether this answer is the best one to pass back so far. A refusal is never shown: it speaks of our credential.
 fn keeps(verdict: Verdict, attempts: &mut Attempts) -> bool {
-    match verdict {
-        Verdict::Refused { .. } => false,
-        Verdict::Absent | Verdict::NotThere if matches!(attempts.kept, Some(Kept::Other | Kept::Full)) => {
-            false
-        }
-        Verdict::Absent => {
-            attempts.kept = Some(Kept::Absent);
-            true
-        }
-        Verdict::NotThere => {
-            attempts.kept = Some(Kept::NotThere);
-            true
-        }
-        Verdict::Throttled { .. } => {
-            attempts.kept = Some(Kept::Full);
-            true
-        }
-        _ => {
-            attempts.kept = Some(Kept::Other);
-            true
-        }
+    let kind = match verdict {
+        Verdict::Refused { .. } => return false,
+        Verdict::Absent => Kept::Absent,
+        Verdict::Unsupported => Kept::Unsupported,
+        Verdict::NotThere | Verdict::Elsewhere => Kept::NotThere,
+        Verdict::Throttled { .. } => Kept::Full,
+        _ => Kept::Other,
+    };
+    let best = Some(kind) >= attempts.kept;
+    if best {
+        attempts.kept = Some(kind);
     }
+    best
 }
 
 fn is_peak_load(body: &[u8]) -> bool {

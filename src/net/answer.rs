@@ -91,21 +91,21 @@ pub(super) struct Head {
 }
 
 /// Reads the head that `bytes` begin with, and its fields into `fields`; `None` where it has not come whole. Answers
-/// that only say that another will follow (1xx) are passed over.
+/// that only say that another will follow (1xx) are passed over: `passed` is how far, and is not read again.
 pub(super) fn read_head(
     bytes: &Bytes,
+    passed: &mut usize,
     bodiless: bool,
     fields: &mut HeaderMap,
 ) -> Result<Option<Head>, Malformed> {
-    let mut begun = 0;
     loop {
-        let head = read_one(bytes, begun, bodiless, fields)?;
+        let head = read_one(bytes, *passed, bodiless, fields)?;
         let Some(mut head) = head else { return Ok(None) };
-        head.length += begun;
+        head.length += *passed;
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             return if head.length > MOST_HEAD { Err(Malformed::LongHead) } else { Ok(Some(head)) };
         }
-        begun = head.length;
+        *passed = head.length;
     }
 }
 
@@ -154,10 +154,9 @@ fn read_one(
         Told { length: Some(length), .. } => Framing::Length(length),
         _ => Framing::UntilClose,
     };
-    // What tells of a body where none can be may send one.
-    let codes = told.chunked || told.mistake == Some(Malformed::Coding);
+    // What tells of a body where none can be may send one. Of other codings than chunks there is a mistake.
     let tells_body =
-        codes || status == StatusCode::NO_CONTENT && told.length.is_some_and(|length| length > 0);
+        told.chunked || status == StatusCode::NO_CONTENT && told.length.is_some_and(|length| length > 0);
     let keeps = told.keeps() && !matches!(framing, Framing::UntilClose) && !(no_body && tells_body);
     Ok(Some(Head { status, reason, framing, keeps, length }))
 }
@@ -181,8 +180,8 @@ impl Told {
         if *name == header::CONTENT_LENGTH {
             for number in value.split(|byte| *byte == b',') {
                 let number = whole_number(number.trim_ascii());
-                // hyper's bound: what is above has a meaning of its own there.
-                let number = number.filter(|number| *number <= u64::MAX - 2);
+                // Nobody answers so much, and what is added to it must not overflow.
+                let number = number.filter(|number| i64::try_from(*number).is_ok());
                 if number.is_none() || self.length.is_some() && self.length != number {
                     self.mistake = Some(Malformed::Length);
                 }
@@ -192,7 +191,7 @@ impl Told {
         } else if *name == header::TRANSFER_ENCODING {
             let chunks = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             if self.first || !chunks || std::mem::replace(&mut self.chunked, true) {
-                self.mistake = Some(Malformed::Coding);
+                self.mistake.get_or_insert(Malformed::Coding);
             }
         } else if *name == header::CONNECTION {
             let mut words = value.split(|byte| *byte == b',');
@@ -401,7 +400,7 @@ mod tests {
 
     fn head(text: &str) -> (Result<Option<Head>, Malformed>, HeaderMap) {
         let mut fields = HeaderMap::new();
-        (read_head(&Bytes::from(text.to_owned()), false, &mut fields), fields)
+        (read_head(&Bytes::from(text.to_owned()), &mut 0, false, &mut fields), fields)
     }
 
     #[track_caller]
@@ -426,7 +425,9 @@ mod tests {
             assert!(matches!(head.framing, Framing::Length(5)) && head.keeps, "{one}");
             assert_eq!(fields.get_all("content-length").iter().collect::<Vec<_>>(), ["5"], "{one}");
         }
-        for none in ["5, 6", "+5", "-5", "0x5", "", "5,", "5 5", "99999999999999999999999"] {
+        for none in
+            ["5, 6", "+5", "-5", "0x5", "", "5,", "5 5", "9223372036854775808", "99999999999999999999999"]
+        {
             assert_eq!(bad(&format!("content-length: {none}\r\n")), Malformed::Length, "{none}");
         }
         assert_eq!(bad("content-length: 5\r\ncontent-length: 6\r\n"), Malformed::Length);
@@ -465,8 +466,52 @@ mod tests {
             assert!(matches!(head.unwrap().unwrap().framing, Framing::Length(0)), "{status}");
         }
         let bytes = Bytes::from("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
-        let head = read_head(&bytes, true, &mut HeaderMap::new()).unwrap().unwrap();
+        let head = read_head(&bytes, &mut 0, true, &mut HeaderMap::new()).unwrap().unwrap();
         assert!(matches!(head.framing, Framing::Length(0)));
+    }
+
+    #[test]
+    fn what_tells_of_a_body_where_there_is_none_serves_no_other_request() {
+        let read = |status: &str, fields: &str, asks: bool| {
+            let text = format!("HTTP/1.1 {status}\r\n{fields}\r\n");
+            let mut read = HeaderMap::new();
+            let head = read_head(&Bytes::from(text), &mut 0, asks, &mut read).unwrap().unwrap();
+            assert!(matches!(head.framing, Framing::Length(0)), "{status} {fields}");
+            (head.keeps, read.contains_key("content-length"))
+        };
+        let (none, length, chunked) = ("", "content-length: 5\r\n", "transfer-encoding: chunked\r\n");
+        for (status, asks, fields, keeps) in [
+            ("204 No Content", false, none, true),
+            ("204 No Content", false, "content-length: 0\r\n", true),
+            ("204 No Content", false, length, false),
+            ("204 No Content", false, chunked, false),
+            ("304 Not Modified", false, length, true),
+            ("304 Not Modified", false, chunked, false),
+            ("200 OK", true, length, true),
+            ("200 OK", true, chunked, false),
+        ] {
+            assert_eq!(read(status, fields, asks).0, keeps, "{status} {fields}");
+        }
+        for unclear in [
+            "content-length: 5x\r\n",
+            "content-length: 5\r\ncontent-length: 6\r\n",
+            "content-length: x\r\ntransfer-encoding: gzip\r\n",
+        ] {
+            assert_eq!(read("200 OK", unclear, true), (false, false), "{unclear}");
+        }
+    }
+
+    #[test]
+    fn an_empty_line_is_found_where_it_stands() {
+        for (text, there) in [
+            ("a\r\n\r\n", true),
+            ("a\n\n", true),
+            ("a\n\r\nb", true),
+            ("a\r\nb\r\n", false),
+            ("\r\r\n", false),
+        ] {
+            assert_eq!(super::may_end_head(text.as_bytes()), there, "{text:?}");
+        }
     }
 
     #[test]
@@ -554,6 +599,8 @@ mod tests {
             ("1\r\na\rx", Malformed::ChunkEnd),
             ("0\r\nx-a\r\n\r\n", Malformed::Trailers),
             ("0\r\n x: y\r\n\r\n", Malformed::Trailers),
+            ("0\r\nx: y\n\r\n", Malformed::Trailers),
+            ("0\r\n\nx: y\r\n\r\n", Malformed::Trailers),
             ("0\r\n\rx", Malformed::Trailers),
         ] {
             let (data, _, read) = chunks(&[b"5\r\nhello\r\n", bad.as_bytes(), b"5\r\nnever\r\n"]);
@@ -562,6 +609,10 @@ mod tests {
         }
         let long = format!("1;{}\r\na\r\n", "x".repeat(16 * 1024));
         assert_eq!(chunks(&[long.as_bytes()]).2.mistake(), Some(Malformed::Extensions));
+        for aside in ["0", " ", "\t"] {
+            let long = format!("1{}\r\na\r\n", aside.repeat(17 * 1024)).replacen("10", "0", 1);
+            assert!(chunks(&[long.as_bytes()]).2.mistake().is_some(), "{aside:?}");
+        }
         // The largest size there is.
         assert_eq!(chunks(&[b"ffffffffffffffff\r\nabc"]).0, b"abc");
     }

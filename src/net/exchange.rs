@@ -280,8 +280,8 @@ pub(super) async fn exchange(
     let mut sending = Some(sending);
     let mut line = Some(line);
     let mut unsent = None;
-    // What has come of a head that is not whole.
-    let mut begun = Vec::new();
+    // What has come of a head that is not whole, and how much of it was said before the answer itself.
+    let (mut begun, mut passed) = (Vec::new(), 0);
     poll_fn(|cx| {
         let Some(Line { socket, .. }) = &mut line else { return Poll::Pending };
         match sending.as_mut().map(|sending| sending.poll(socket, cx)) {
@@ -318,7 +318,7 @@ pub(super) async fn exchange(
                 }
                 Ok(Some(bytes)) => bytes,
             };
-            match read_head(&bytes, bodiless, &mut fields) {
+            match read_head(&bytes, &mut passed, bodiless, &mut fields) {
                 Ok(Some(head)) => {
                     let Some(line) = line.take() else { return Poll::Pending };
                     let sending = sending.take().map(Box::new);
@@ -356,7 +356,8 @@ pub enum Cut {
     Malformed(#[from] Malformed),
 }
 
-/// The body of an answer. Where it began before all of the request had left, the rest of that leaves while this is read.
+/// The body of an answer. Where it began before all of the request had left, the rest of that leaves while this is
+/// read; nobody else watches it then: what bounds the answer bounds it too, and with the answer's end it is over.
 pub(super) struct Coming {
     /// `None` once nothing more is read from it.
     line: Option<Line>,

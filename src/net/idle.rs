@@ -32,6 +32,9 @@ pub(crate) const LONGEST_LIFE: Duration = Duration::from_secs(300);
 /// sooner after the one before.
 const SWEEP: Duration = Duration::from_secs(15);
 
+/// A connection that goes within this is replaced: before it must go, another is there.
+const AHEAD: Duration = Duration::from_secs(30);
+
 /// More are not kept: each holds a socket and some 10 KB.
 const MOST: usize = 256;
 
@@ -143,15 +146,13 @@ impl<T> Sparing<T> {
 impl<T: Alive + 'static> Idle<T> {
     /// The most recently used one that is still alive.
     pub(crate) fn take(&self) -> Option<T> {
-        // A task that has used up its turn is told "nothing to read" of every socket, also of a closed one.
-        if !tokio::task::coop::has_budget_remaining() {
-            return None;
-        }
         // Whoever uses it next is the one to be woken by it.
         let mut cx = Context::from_waker(Waker::noop());
         let now = Instant::now();
         let mut kept = self.kept.borrow_mut();
-        while let Some(mut last) = kept.pop() {
+        // A task that has used up its turn is told "nothing to read" of every socket, also of a closed one.
+        while tokio::task::coop::has_budget_remaining() {
+            let mut last = kept.pop()?;
             if last.is_good_until(now) && last.connection.poll_alive(&mut cx) {
                 return Some(last.connection);
             }
@@ -159,16 +160,22 @@ impl<T: Alive + 'static> Idle<T> {
         None
     }
 
+    /// One that keeps nothing.
+    pub(crate) fn retired() -> Rc<Self> {
+        let idle = Self::default();
+        idle.retire();
+        Rc::new(idle)
+    }
+
     /// Keeps one for later; the oldest goes when there are too many.
     pub(crate) fn put(self: &Rc<Self>, connection: T) {
-        self.keep(connection, None);
-        self.watch(SWEEP);
+        if !self.retired.get() {
+            self.keep(connection, None);
+            self.watch(SWEEP);
+        }
     }
 
     fn keep(&self, connection: T, spare: Option<Spare>) {
-        if self.retired.get() {
-            return;
-        }
         let mut kept = self.kept.borrow_mut();
         if kept.len() >= MOST {
             kept.remove(0);
@@ -179,6 +186,11 @@ impl<T: Alive + 'static> Idle<T> {
     /// Other settings are in force: what is kept is closed, and nothing more is opened or kept.
     pub(crate) fn retire(&self) {
         self.retired.set(true);
+        self.let_go();
+    }
+
+    /// The backend is out of use: what is kept is closed, and no spare one is wanted until it is in use again.
+    pub(crate) fn let_go(&self) {
         self.kept.borrow_mut().clear();
         if let Some(sparing) = &self.sparing {
             sparing.until.set(None);
@@ -231,13 +243,21 @@ impl<T: Alive + 'static> Idle<T> {
                 && let Some(connection) = opening.await
             {
                 let Some(idle) = this.upgrade() else { return };
-                // Its peer may have been slow.
+                // Its peer may have been slow, and nobody wants it any more.
                 if idle.sparing.as_ref().is_some_and(|sparing| sparing.is_wanted(Instant::now())) {
                     idle.keep(connection, Some(spare));
                 }
             }
-            pause.as_mut().reset(Instant::now() + SWEEP);
+            let Some(idle) = this.upgrade() else { return };
+            pause.as_mut().reset(idle.next_look(Instant::now()));
         }
+    }
+
+    /// Also when the spare one is wanted no more.
+    fn next_look(&self, now: Instant) -> Instant {
+        let until = self.sparing.as_ref().and_then(|sparing| sparing.until.get());
+        let next = now + SWEEP;
+        until.filter(|until| now < *until).map_or(next, |until| until.min(next))
     }
 
     /// Whether the only connection has died where one is wanted.
@@ -257,10 +277,10 @@ impl<T: Alive + 'static> Idle<T> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut kept = self.kept.borrow_mut();
         let wanted = self.sparing.as_ref().filter(|sparing| sparing.is_wanted(now));
-        // The newest is the spare one, where it would go before long otherwise: a busy pool needs no right to it.
+        // The newest is the spare one, where it would go soon otherwise: a busy pool needs no right to it.
         if let Some(last) = kept.last_mut()
             && last.spare.is_none()
-            && !last.is_good_until(now + 2 * SWEEP)
+            && last.since + LONGEST_IDLE <= now + AHEAD
         {
             last.spare = wanted.and_then(|sparing| sparing.spares.take());
         }
@@ -277,10 +297,10 @@ impl<T: Alive + 'static> Idle<T> {
         });
     }
 
-    /// Where one is wanted and none is there that stays for the next two looks: before it must go, another is there.
+    /// Where one is wanted and none is there that stays for the next two looks.
     fn open_spare(&self, now: Instant) -> Option<(Opening<T>, Spare)> {
         let sparing = self.sparing.as_ref()?;
-        let stays = self.kept.borrow().last().is_some_and(|last| last.is_good_until(now + 2 * SWEEP));
+        let stays = self.kept.borrow().last().is_some_and(|last| last.is_good_until(now + AHEAD));
         if stays || !sparing.is_wanted(now) || !sparing.may_open(now) {
             return None;
         }
@@ -299,6 +319,8 @@ mod tests {
     use std::cell::Cell;
     use std::pin::Pin;
     use std::rc::Rc;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
     use std::task::Context;
     use std::time::Duration;
 
@@ -428,68 +450,6 @@ mod tests {
     }
 
     #[test]
-    fn of_busy_pools_none_takes_a_right_from_those_that_need_one() {
-        local(async {
-            let spares = Spares::default();
-            let busy: Vec<_> = (0..20).map(|_| sparing(&spares)).collect();
-            let quiet = sparing(&spares);
-            let first = |one: &Opened| Fake::new(1, &one.alive);
-            let mut at_work: Vec<_> = busy.iter().map(first).collect();
-            for second in 0..60 {
-                for (one, connection) in busy.iter().zip(std::mem::take(&mut at_work)) {
-                    one.idle.used(in_minutes(5));
-                    one.idle.put(connection);
-                }
-                if second == 20 {
-                    quiet.idle.expect(in_minutes(5));
-                }
-                sleep(Duration::from_secs(1)).await;
-                at_work = busy.iter().map(|one| one.idle.take().unwrap()).collect();
-            }
-            assert_eq!(quiet.count.get(), 1);
-            assert_eq!(quiet.idle.kept.borrow().len(), 1);
-        });
-    }
-
-    #[test]
-    fn what_is_retired_keeps_and_opens_nothing_more() {
-        local(async {
-            let opened = sparing(&Spares::default());
-            opened.idle.used(in_minutes(5));
-            opened.idle.put(Fake::new(1, &opened.alive));
-            opened.idle.retire();
-            opened.idle.put(Fake::new(2, &opened.alive));
-            opened.idle.expect(in_minutes(5));
-            sleep(Duration::from_secs(600)).await;
-            assert!(opened.idle.take().is_none());
-            assert_eq!(opened.count.get(), 0);
-        });
-    }
-
-    #[test]
-    fn a_spare_one_that_comes_late_is_not_one_too_many() {
-        local(async {
-            let count = Rc::new(Cell::new(0));
-            let alive = Rc::new(Cell::new(true));
-            let (counted, living) = (Rc::clone(&count), Rc::clone(&alive));
-            let opens = Box::new(move || {
-                counted.set(counted.get() + 1);
-                let living = Rc::clone(&living);
-                Box::pin(async move {
-                    sleep(Duration::from_secs(5)).await;
-                    Some(Fake::new(0, &living))
-                }) as Pin<Box<dyn Future<Output = _>>>
-            });
-            let idle = Rc::new(Idle::sparing(opens, Spares::default()));
-            idle.expect(in_minutes(5));
-            sleep(Duration::from_secs(1)).await;
-            (0..300).for_each(|number| idle.put(Fake::new(number, &alive)));
-            sleep(Duration::from_secs(6)).await;
-            assert_eq!((count.get(), idle.kept.borrow().len()), (1, MOST));
-        });
-    }
-
-    #[test]
     fn what_is_next_in_line_is_opened_at_once_and_what_its_peer_closes_is_replaced() {
         local(async {
             let opened = sparing(&Spares::default());
@@ -519,6 +479,122 @@ mod tests {
             drop(many[0].idle.take());
             sleep(Duration::from_secs(20)).await;
             assert_eq!(count(), MOST_SPARE);
+        });
+    }
+
+    /// As `sparing`, some way off; `None` where it cannot be reached.
+    fn distant(spares: &Spares, alive: Option<&Rc<Cell<bool>>>) -> (Rc<Idle<Fake>>, Rc<Cell<u32>>) {
+        let (count, living) = (Rc::new(Cell::new(0)), alive.cloned());
+        let counted = Rc::clone(&count);
+        let opens = Box::new(move || {
+            counted.set(counted.get() + 1);
+            let living = living.clone();
+            Box::pin(async move {
+                sleep(Duration::from_secs(1)).await;
+                living.map(|living| Fake::new(0, &living))
+            }) as Pin<Box<dyn Future<Output = _>>>
+        });
+        (Rc::new(Idle::sparing(opens, spares.clone())), count)
+    }
+
+    #[test]
+    fn no_more_than_the_bound_are_kept_where_a_spare_one_comes_on_top() {
+        local(async {
+            let alive = Rc::new(Cell::new(true));
+            let (idle, _) = distant(&Spares::default(), Some(&alive));
+            idle.expect(in_minutes(5));
+            sleep(Duration::from_millis(1)).await;
+            (0..300).for_each(|n| idle.put(Fake::new(n, &alive)));
+            sleep(Duration::from_secs(2)).await;
+            assert_eq!(idle.kept.borrow().len(), MOST);
+            (0..300).for_each(|n| idle.put(Fake::new(n, &alive)));
+            assert_eq!(idle.kept.borrow().len(), MOST);
+        });
+    }
+
+    #[test]
+    fn a_backend_that_cannot_be_reached_is_tried_four_times_a_minute() {
+        local(async {
+            let spares = Spares::default();
+            let (idle, count) = distant(&spares, None);
+            idle.expect(in_minutes(5));
+            for minute in 1..5 {
+                sleep(Duration::from_secs(60)).await;
+                assert!(count.get() <= 1 + 4 * minute, "{}", count.get());
+            }
+            sleep(Duration::from_secs(3600)).await;
+            assert!(count.get() <= 20 && !idle.watched.get(), "{}", count.get());
+            assert_eq!(Arc::strong_count(&spares.0), 2, "no right is held");
+        });
+    }
+
+    #[test]
+    fn other_settings_while_one_is_opened_leave_none_and_no_right() {
+        local(async {
+            let (alive, spares) = (Rc::new(Cell::new(true)), Spares::default());
+            let (idle, count) = distant(&spares, Some(&alive));
+            idle.put(Fake::new(1, &alive));
+            idle.expect(in_minutes(5));
+            let (second, _) = distant(&spares, Some(&alive));
+            second.expect(in_minutes(5));
+            sleep(Duration::from_millis(500)).await;
+            idle.retire();
+            second.retire();
+            // What was in use meanwhile, and what is still asked of it.
+            idle.put(Fake::new(2, &alive));
+            idle.expect(in_minutes(5));
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!((idle.kept.borrow().len(), second.kept.borrow().len()), (0, 0));
+            assert_eq!((spares.0.load(Ordering::Relaxed), idle.watched.get()), (0, false));
+            assert!(count.get() <= 1);
+        });
+    }
+
+    #[test]
+    fn what_an_operator_drained_is_let_go_and_is_as_before_once_it_is_used_again() {
+        local(async {
+            let opened = sparing(&Spares::default());
+            opened.idle.put(Fake::new(1, &opened.alive));
+            opened.idle.used(in_minutes(5));
+            opened.idle.let_go();
+            assert_eq!(opened.idle.kept.borrow().len(), 0);
+            sleep(Duration::from_secs(600)).await;
+            assert_eq!((opened.count.get(), opened.idle.watched.get()), (0, false));
+            opened.idle.expect(in_minutes(5));
+            sleep(Duration::from_secs(1)).await;
+            assert!(opened.idle.take().is_some());
+        });
+    }
+
+    #[test]
+    fn a_busy_pool_needs_none_of_the_rights() {
+        local(async {
+            let spares = Spares::default();
+            let opened = sparing(&spares);
+            opened.idle.put(Fake::new(1, &opened.alive));
+            for _ in 0..50 {
+                opened.idle.used(in_minutes(5));
+                let connection = opened.idle.take().unwrap();
+                opened.idle.put(connection);
+                sleep(Duration::from_secs(5)).await;
+                assert_eq!(spares.0.load(Ordering::Relaxed), 0);
+            }
+            assert_eq!(opened.count.get(), 0);
+        });
+    }
+
+    #[test]
+    fn a_spare_one_that_nobody_used_goes_with_the_wish_for_it() {
+        local(async {
+            let opened = sparing(&Spares::default());
+            opened.idle.expect(in_minutes(5));
+            // Its peer closes it late, and another takes its place.
+            sleep(Duration::from_secs(280)).await;
+            opened.alive.set(false);
+            sleep(Duration::from_secs(1)).await;
+            opened.alive.set(true);
+            sleep(Duration::from_secs(20)).await;
+            assert_eq!(opened.idle.kept.borrow().len(), 0);
         });
     }
 }

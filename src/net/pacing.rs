@@ -80,9 +80,10 @@ impl Pace {
     }
 
     /// The connection waits. Twice between two requests means that the last one's body has been read: where it has not,
-    /// hyper closes the connection at once when it hears that nobody will read it.
+    /// hyper closes the connection at once when it hears that nobody will read it. While the answer still leaves it has
+    /// not come so far.
     pub(crate) fn waits(&self) {
-        if matches!(self.0.phase.get(), Phase::Idle(_)) {
+        if matches!(self.0.phase.get(), Phase::Idle(_)) && !self.0.stalled.get() {
             self.0.unread.set(match self.0.unread.get() {
                 Unread::Maybe => Unread::Waited,
                 Unread::Waited | Unread::Nothing => Unread::Nothing,
@@ -244,7 +245,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         // Of TLS it is the flush that waits: a write only fills its buffer.
         match Pin::new(&mut self.socket).poll_flush(cx) {
             Poll::Pending => self.taken(Poll::Pending, cx),
-            flushed @ Poll::Ready(_) => flushed,
+            flushed @ Poll::Ready(_) => {
+                self.pace.0.stalled.set(false);
+                flushed
+            }
         }
     }
 

@@ -139,7 +139,7 @@ pub enum SendError {
     /// The connection ended before a whole head.
     #[error("connection closed before the answer")]
     Closed {
-        /// It had served another request before, so it may simply have been idle for too long.
+        /// It had been open before this request, which may simply have come too late: it was idle for too long.
         reused: bool,
         /// What was seen of it.
         #[source]
@@ -305,6 +305,11 @@ impl Upstream {
         self.idle.retire();
     }
 
+    /// An operator has drained it: what is open and not in use is closed. It can be used again.
+    pub(crate) fn let_go(&self) {
+        self.idle.let_go();
+    }
+
     /// It may be needed soon: a spare connection stands by from now on.
     pub fn expect(&self) {
         self.idle.expect(Instant::now() + WORTH_SPARING);
@@ -387,10 +392,13 @@ impl Upstream {
     ) -> Result<Response<Answer>, SendError> {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        let (get, none) = (Method::GET, RequestBody::empty);
         self.idle.used(Instant::now() + WORTH_SPARING);
-        if let Some(line) = self.idle.take().filter(|_| !self.origin.http2) {
-            match self.send_http1(line, get.clone(), path.clone(), headers.clone(), none(), true).await {
+        let kept = if self.origin.http2 { None } else { self.idle.take() };
+        if let Some(line) = kept {
+            match self
+                .send_http1(line, Method::GET, path.clone(), headers.clone(), RequestBody::empty(), true)
+                .await
+            {
                 // It was idle for too long; the request has not been seen.
                 Err(SendError::Closed { reused: true, .. }) => {}
                 told => return told,
@@ -410,7 +418,10 @@ impl Upstream {
         reused: bool,
     ) -> Result<Response<Answer>, SendError> {
         let sending = Sending::new(&method, path.as_str(), &self.host, &headers, body);
-        let exchange = exchange(line, sending, method == Method::HEAD, headers, &self.idle);
+        // Where all else goes over HTTP/2, a connection that was opened for a WebSocket serves nothing else.
+        let apart = (self.origin.http2 && headers.contains_key(header::UPGRADE)).then(Idle::retired);
+        let home = apart.as_ref().unwrap_or(&self.idle);
+        let exchange = exchange(line, sending, method == Method::HEAD, headers, home);
         let response = exchange.await.map_err(|error| SendError::http1(error, reused))?;
         let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         Ok(response.map(|coming| {

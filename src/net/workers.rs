@@ -4,6 +4,7 @@
 //! all of few connections on one thread (seen), and one acceptor drains cleanly. It costs one wake-up per
 //! connection. What each worker does with requests is its `Handler`, made on its own thread.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -12,11 +13,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::parting::refuse;
 use super::server::{Handler, Peer, ServerLimits, accept, serve_connection};
@@ -41,6 +44,8 @@ pub struct Acceptor<H> {
     limits: ServerLimits,
     /// Whoever is refused would not understand plain words.
     tls: bool,
+    /// When it was last said that the connections' bound is reached.
+    told: Cell<Option<Instant>>,
 }
 
 /// A way to one worker.
@@ -132,10 +137,13 @@ impl<H: Handler> Workers<H> {
 
     /// Runs `order` on every worker with its handler, soon.
     pub fn each(&self, order: impl FnOnce(&Rc<H>) + Clone + Send + 'static) {
-        for worker in &self.workers {
-            // A worker that is gone has nothing to be told.
-            let _gone = worker.orders.send(Order::Do(Box::new(order.clone())));
-        }
+        each(&self.workers, &order);
+    }
+
+    /// What does the same as `each`, kept elsewhere.
+    pub fn teller<O: FnOnce(&Rc<H>) + Clone + Send + 'static>(&self) -> impl Fn(O) + use<H, O> {
+        let workers = self.workers.clone();
+        move |order| each(&workers, &order)
     }
 
     /// Tells every connection.
@@ -160,7 +168,8 @@ impl<H: Handler> Workers<H> {
     /// What accepts for them.
     #[must_use]
     pub fn acceptor(&self) -> Acceptor<H> {
-        Acceptor { workers: self.workers.clone(), limits: self.limits, tls: self.tls }
+        let workers = self.workers.clone();
+        Acceptor { workers, limits: self.limits, tls: self.tls, told: Cell::new(None) }
     }
 }
 
@@ -177,6 +186,7 @@ impl<H: Handler> Acceptor<H> {
             return;
         };
         if connections(&self.workers) >= self.limits.connections.get() {
+            self.tell_full();
             if !self.tls {
                 refuse(stream);
             }
@@ -185,6 +195,25 @@ impl<H: Handler> Acceptor<H> {
         if let Ok(stream) = stream.into_std() {
             worker.connections.fetch_add(1, Ordering::Relaxed);
             let _gone = worker.orders.send(Order::Serve(stream, address));
+        }
+    }
+}
+
+fn each<H: Handler>(workers: &[Worker<H>], order: &(impl FnOnce(&Rc<H>) + Clone + Send + 'static)) {
+    for worker in workers {
+        // A worker that is gone has nothing to be told.
+        let _gone = worker.orders.send(Order::Do(Box::new(order.clone())));
+    }
+}
+
+impl<H> Acceptor<H> {
+    /// A refused caller's side does not always say why: with TLS the connection just closes.
+    fn tell_full(&self) {
+        const AGAIN: Duration = Duration::from_secs(60);
+        if self.told.get().is_none_or(|told| told.elapsed() >= AGAIN) {
+            self.told.set(Some(Instant::now()));
+            let most = self.limits.connections;
+            tracing::warn!(most, "connections refused: as many are open as `limits.connections` allows");
         }
     }
 }

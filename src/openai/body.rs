@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::conversation::Thread;
 use super::json::{Kind, Member, Members, Step};
+use super::usage::MOST;
 
 /// Bytes of text per token. English prose has a little over four, code and other languages fewer.
 const BYTES_PER_TOKEN: usize = 4;
@@ -83,7 +84,8 @@ impl BodyScan {
     pub fn charge(&self, usual_completion: u64) -> u64 {
         let completions = self.n.unwrap_or(1).max(self.best_of.unwrap_or(1)).max(1);
         let each = self.max_tokens.unwrap_or(usual_completion);
-        self.prompt_tokens.saturating_add(each.saturating_mul(completions))
+        // A limit that no model has is not believed: a lane's count could not hold its sum.
+        self.prompt_tokens.saturating_add(each.saturating_mul(completions)).min(MOST)
     }
 
     /// A hash of what makes its turns one conversation: `prompt_cache_key`, else all up to the first user message.
@@ -297,7 +299,7 @@ mod tests {
         let unlimited = scan(br#"{"input":"x"}"#).unwrap();
         assert_eq!(unlimited.charge(50), unlimited.prompt_tokens + 50);
         let absurd = scan(br#"{"max_tokens":18446744073709551615,"n":18446744073709551615}"#).unwrap();
-        assert_eq!(absurd.charge(0), u64::MAX);
+        assert_eq!(absurd.charge(0), MOST, "more than a lane's count could take back");
     }
 
     #[test]

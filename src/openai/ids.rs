@@ -106,6 +106,8 @@ pub(super) fn may_name(raw: &[u8], escaped: bool) -> bool {
 pub enum Told {
     /// It is the id of what the answer is about.
     Subject,
+    /// It is the id of a file that the work which the answer is about has written.
+    Output,
     /// It is mentioned: the object is there as well.
     Mentioned,
 }
@@ -170,6 +172,8 @@ enum Key {
     Type,
     /// Made for one id or a list of them.
     Names,
+    /// Likewise, of files that a batch wrote.
+    Writes,
     Response,
     Conversation,
     Prompt,
@@ -188,6 +192,7 @@ impl Key {
             "prompt" => Self::Prompt,
             "metadata" => Self::Metadata,
             "container" | "training_file" | "validation_file" | "result_files" => Self::Names,
+            "output_file_id" | "error_file_id" => Self::Writes,
             _ if text.ends_with("_id") || text.ends_with("_ids") => Self::Names,
             _ => Self::Other,
         }
@@ -360,7 +365,7 @@ impl Walk {
             {
                 Some(Told::Subject)
             }
-            (Side::Request, Key::Names) if begins(&text, &PREFIXES) => Some(Told::Mentioned),
+            (Side::Request, Key::Names | Key::Writes) if begins(&text, &PREFIXES) => Some(Told::Mentioned),
             (Side::Request, Key::Id) => {
                 let item = (begins(&text, &ITEMS) || begins(&text, &PREFIXES)).then(|| text.into_owned());
                 self.item = item;
@@ -376,7 +381,10 @@ impl Walk {
             {
                 Some(Told::Subject)
             }
-            (Side::Answer { .. }, Key::Id | Key::Names)
+            (Side::Answer { .. }, Key::Writes) if self.depth == 1 && begins(&text, &PREFIXES) => {
+                Some(Told::Output)
+            }
+            (Side::Answer { .. }, Key::Id | Key::Names | Key::Writes)
                 if begins(&text, &PREFIXES) || begins(&text, &ITEMS) =>
             {
                 Some(Told::Mentioned)
@@ -405,6 +413,18 @@ mod tests {
             scanner.feed(piece, |told, id| found.push((told, id.to_owned())));
         }
         found
+    }
+
+    #[test]
+    fn the_files_that_a_batch_wrote_are_told_from_what_is_only_mentioned() {
+        let batch =
+            r#"{"id":"batch_1","input_file_id":"file-1","output_file_id":"file-2","error_file_id":"file-3"}"#;
+        let of = |told, id: &str| (told, id.to_owned());
+        let files = [of(Told::Mentioned, "file-1"), of(Told::Output, "file-2"), of(Told::Output, "file-3")];
+        assert_eq!(told(batch, false, 7), [&[of(Told::Subject, "batch_1")], &files[..]].concat());
+        // Of a list nobody knows whose each is.
+        let listed = told(&format!(r#"{{"data":[{batch}]}}"#), false, 7);
+        assert!(listed.iter().all(|(told, _)| *told == Told::Mentioned), "{listed:?}");
     }
 
     #[test]

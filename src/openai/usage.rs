@@ -11,7 +11,7 @@ static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(KEY));
 const LONGEST: usize = 16 * 1024;
 /// No answer has more tokens of one kind: an object that says so is not believed, or sums over the life of a process
 /// could overflow.
-const MOST: u64 = 1 << 32;
+pub(super) const MOST: u64 = 1 << 32;
 
 /// The tokens of one answer, as Azure counted them. Zero where an operation has no such count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

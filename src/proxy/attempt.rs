@@ -1,6 +1,8 @@
 //! One attempt at one lane: send, wait for enough of the answer to judge it, judge.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +10,7 @@ use http::request::Parts;
 use http::response::Parts as Head;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame};
 use tokio::time::timeout_at;
 
 use super::committed::{Committed, ProxyBody};
@@ -26,7 +28,7 @@ use crate::balance::{
 use crate::identity::Presented;
 use crate::identity::callers::Callers;
 use crate::net::connect::ConnectError;
-use crate::net::upstream::{Answer, AnswerError, Reuse, SendError};
+use crate::net::upstream::{Answer, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
@@ -236,15 +238,16 @@ impl Attempt<'_> {
             return self.stream(head, answer, sent, understood, attempts, ledger).await;
         }
         if answer.size_hint().exact().is_some_and(|length| length <= COLLECTED) {
+            let idle = self.edge.settings.stream_idle_timeout;
             let collected = {
-                let collecting = pin!(timeout_at(self.deadline.into(), collect(&mut answer)));
+                let collecting = pin!(collect(&mut answer, idle, self.deadline));
                 waiting(ledger, clock::now(), collecting).await
             };
             drop(answer);
             return match collected {
-                Ok(Ok(body)) => self.commit_small(head, body, attempts, ledger),
-                Ok(Err(_)) => self.failed(AttemptFailure::Closed, understood, attempts, ledger),
-                Err(_) => {
+                Ok(body) => self.commit_small(head, body, attempts, ledger),
+                Err(Uncollected::Attempt(failure)) => self.failed(failure, understood, attempts, ledger),
+                Err(Uncollected::OutOfTime) => {
                     self.close(Verdict::TimedOut, attempts, ledger);
                     Outcome::Stop(ProxyError::UpstreamTimeout)
                 }
@@ -301,6 +304,9 @@ impl Attempt<'_> {
             let backend = self.number(ledger);
             Box::new(KeptAnswer { backend, head, body, explain: self.explain() })
         });
+        if judgement.keep && kept.is_none() {
+            attempts.kept_nothing(&judgement.verdict);
+        }
         self.close(judgement.verdict, attempts, ledger);
         Outcome::Next(kept)
     }
@@ -315,12 +321,15 @@ impl Attempt<'_> {
         attempts: &mut Attempts,
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
-        let first_event = self.edge.settings.first_event_timeout.map(|limit| sent + limit);
+        let now = clock::now();
+        // Where the request did not say that it asks for a stream, its head had all the time of an answer.
+        let from = if self.ask.streamed { sent } else { now };
+        let first_event = self.edge.settings.first_event_timeout.map(|limit| from + limit);
         let buffered = self.edge.settings.buffered;
         let limits = prelude::Limits { first_event, deadline: self.deadline, buffered };
         let opened = {
             let opening = pin!(prelude::open(&mut answer, self.api, limits, self.place.share()));
-            waiting(ledger, clock::now(), opening).await
+            waiting(ledger, now, opening).await
         };
         match opened {
             Opened::Begun(held) => self.commit(head, answer, held, attempts, ledger),
@@ -330,6 +339,9 @@ impl Attempt<'_> {
                 let judgement = self.judged(status, &told, error.message.as_bytes(), understood, attempts);
                 if judgement.next == Next::PassBack || !understood.repeatable() {
                     return self.commit_as(judgement.verdict, head, answer, held, attempts, ledger);
+                }
+                if judgement.keep {
+                    attempts.kept_nothing(&judgement.verdict);
                 }
                 self.close(judgement.verdict, attempts, ledger);
                 // An error inside a 200 is no answer to pass back later: what comes then is said by the cause.
@@ -538,11 +550,22 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
-async fn collect(answer: &mut Answer) -> Result<Bytes, AnswerError> {
+/// Why a small answer is not here whole.
+enum Uncollected {
+    Attempt(AttemptFailure),
+    OutOfTime,
+}
+
+/// All of a small answer, of which no part may be `idle` late.
+async fn collect(
+    answer: &mut Answer,
+    idle: Option<Duration>,
+    deadline: Instant,
+) -> Result<Bytes, Uncollected> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
-    while let Some(frame) = answer.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+    while let Some(frame) = frame_within(answer, idle, deadline).await? {
+        let Ok(data) = frame.into_data() else { continue };
         if first.is_empty() {
             first = data;
         } else {
@@ -553,6 +576,30 @@ async fn collect(answer: &mut Answer) -> Result<Bytes, AnswerError> {
         }
     }
     Ok(if more.is_empty() { first } else { more.freeze() })
+}
+
+/// Most often it came with the head: only where it must be waited for is there a look at the clock, and a timer.
+async fn frame_within(
+    answer: &mut Answer,
+    idle: Option<Duration>,
+    deadline: Instant,
+) -> Result<Option<Frame<Bytes>>, Uncollected> {
+    let here = poll_fn(|cx| match pin!(answer.frame()).poll(cx) {
+        Poll::Ready(frame) => Poll::Ready(Some(frame)),
+        Poll::Pending => Poll::Ready(None),
+    });
+    let frame = match here.await {
+        Some(frame) => frame,
+        None => {
+            let limit = idle.map_or(deadline, |idle| deadline.min(clock::now() + idle));
+            match timeout_at(limit.into(), answer.frame()).await {
+                Ok(frame) => frame,
+                Err(_) if limit == deadline => return Err(Uncollected::OutOfTime),
+                Err(_) => return Err(Uncollected::Attempt(AttemptFailure::FirstByteTimeout)),
+            }
+        }
+    };
+    frame.transpose().map_err(|_| Uncollected::Attempt(AttemptFailure::Closed))
 }
 
 /// Waits for the backend from `now` on: that time is not ours. Pinned by the caller, or it would stand in memory twice.

@@ -1,7 +1,7 @@
 //! The body of an answer on its way to the caller, byte for byte, one write per read.
 //!
 //! Its end settles everything: the place on the lane is handed back, the record written. Dropped before its
-//! end, the caller has left: the upstream connection closes with it and no lane's state changes.
+//! end, the caller has left: the upstream connection closes with it, what came is counted, and no lane's state changes.
 
 use std::fmt;
 use std::pin::Pin;
@@ -117,7 +117,7 @@ struct Open {
 
 enum Stage {
     Passing,
-    /// The backend broke off: this event says so.
+    /// It is broken off: this event says so.
     Telling(Bytes),
     /// The event is flushed: hyper drops what is unflushed when a body fails right after a frame.
     Flushing,
@@ -134,8 +134,8 @@ impl fmt::Debug for Committed {
 
 /// What the caller's connection is aborted with.
 #[derive(Debug, thiserror::Error)]
-#[error("the backend broke off in the middle of its answer")]
-struct UpstreamCut;
+#[error("the answer was broken off in its middle")]
+struct Cut;
 
 impl Committed {
     /// `stream` is the form of its events, where it is a stream of them.
@@ -187,7 +187,7 @@ impl Committed {
             }
             Stage::Aborting => {
                 self.stage = Stage::Over;
-                Poll::Ready(Some(Err(UpstreamCut.into())))
+                Poll::Ready(Some(Err(Cut.into())))
             }
             Stage::Over => {
                 self.stage = Stage::Over;
@@ -199,14 +199,15 @@ impl Committed {
     fn poll_passing(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match self.held.pop() {
             Some(frame) => Some(Ok(frame)),
-            None if self.held.broke_off() => return self.cut(cx),
+            None if self.held.broke_off() => return self.cut(Ended::UpstreamCut, cx),
             None => match Pin::new(&mut self.answer).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    if self.ear.listen(cx) == Stop::Run {
-                        ready!(self.poll_silent_too_long(cx));
+                    if self.ear.listen(cx) != Stop::Run {
+                        return self.cut(Ended::Stopped, cx);
                     }
-                    return self.cut(cx);
+                    ready!(self.poll_silent_too_long(cx));
+                    return self.cut(Ended::UpstreamCut, cx);
                 }
             },
         };
@@ -233,7 +234,7 @@ impl Committed {
                 self.stage = Stage::Over;
                 Poll::Ready(None)
             }
-            Some(Err(_)) | None => self.cut(cx),
+            Some(Err(_)) | None => self.cut(Ended::UpstreamCut, cx),
         }
     }
 
@@ -265,9 +266,9 @@ impl Committed {
         }
     }
 
-    /// The backend broke off, or is silent for too long: said in the stream's own form where an event may
-    /// stand, then the connection is aborted.
-    fn cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// The backend broke off, or is silent for too long, or we stop: said in the stream's own form where an event
+    /// may stand, then the connection is aborted.
+    fn cut(&mut self, ended: Ended, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.events.as_ref().is_some_and(|events| events.ending() == Ending::Complete && !events.is_cut())
         {
             // Its last event is there: what breaks after it spoils nothing.
@@ -275,11 +276,14 @@ impl Committed {
             self.stage = Stage::Over;
             return Poll::Ready(None);
         }
-        self.settle(Ended::UpstreamCut);
+        self.settle(ended);
         let between_events = self.events.as_ref().is_some_and(|events| !events.inside_event());
         self.stage = if between_events {
-            const TEXT: &str = "The backend broke off in the middle of its answer.";
-            Stage::Telling(errors::stream_event(self.api, errors::STREAM_INTERRUPTED, TEXT))
+            let text = match ended {
+                Ended::Stopped => "The balancer shuts down and could not wait for the end of this answer.",
+                _ => "The backend broke off in the middle of its answer.",
+            };
+            Stage::Telling(errors::stream_event(self.api, errors::STREAM_INTERRUPTED, text))
         } else {
             // What has been passed on so far is flushed first.
             Stage::Flushing
@@ -312,5 +316,15 @@ impl Committed {
             Some(rest) if self.events.is_none() => SizeHint::with_exact(held + rest),
             _ => SizeHint::default(),
         }
+    }
+}
+
+impl Drop for Committed {
+    /// Azure charges what a caller has been sent, whether it stays to the end or not.
+    fn drop(&mut self) {
+        let Some(Open { place, mut ledger, .. }) = self.open.take() else { return };
+        place.left(ledger.count_tokens(self.usage.usage(), self.events_passed));
+        let ended = if self.ear.state() == Stop::Run { Ended::CallerLeft } else { Ended::Stopped };
+        ledger.end(clock::now(), ended);
     }
 }

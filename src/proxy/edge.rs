@@ -102,6 +102,14 @@ impl Edge {
     }
 }
 
+impl Edge {
+    /// No connection to this one is kept.
+    pub(super) fn let_go(&self, backend: &str) {
+        let of_name = self.names.iter().zip(&self.backends).filter(|(name, _)| ***name == *backend);
+        of_name.for_each(|(_, backend)| backend.upstream.let_go());
+    }
+}
+
 impl EdgeBackend {
     /// With what one request is sent now; `callers` are those who admitted it. `None` when it brings no token where its
     /// own is wanted, or when ours has ended since the backend was picked.

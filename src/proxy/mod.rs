@@ -202,6 +202,11 @@ impl Proxy {
         self.edges.push(edge);
     }
 
+    /// An operator has drained this backend: no connection to it is kept.
+    pub fn let_go(&self, backend: &str) {
+        self.edges.newest().let_go(backend);
+    }
+
     /// A drain's time is over: streams that still run are told so, then aborted.
     pub fn cut_streams(&self) {
         self.desk.cut.tell(Stop::Abort);
@@ -291,7 +296,7 @@ impl Proxy {
                 Err(Exhausted::Spent { .. }) if lacking && kept.is_none() => {
                     return Err(ProxyError::Overloaded);
                 }
-                Err(exhausted) if bond.goes_on(&exhausted, attempts.count()) => continue,
+                Err(exhausted) if bond.goes_on(&exhausted) => continue,
                 Err(Exhausted::Soon { until }) => {
                     patience.wait(until, &asked, deployment.as_ref(), ledger).await;
                     continue;
@@ -330,7 +335,7 @@ impl Proxy {
             };
             let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
-                attempt::Outcome::Commit(response) => return Ok(lined_up(next, *response)),
+                attempt::Outcome::Commit(response) => return Ok(self.line_up(now, next, *response)),
                 attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
                 attempt::Outcome::Tokenless => tokenless = true,
@@ -378,6 +383,15 @@ impl Proxy {
         let next = &edge.backends.get(next?)?.upstream;
         self.lines_up.set(Some(now + LINE_UP));
         Some(next)
+    }
+
+    /// This request has its answer; the next one may need who was next in line.
+    fn line_up<T>(&self, now: Instant, next: Option<&Upstream>, answer: T) -> T {
+        if let Some(next) = next {
+            self.lines_up.set(Some(now + LINE_UP));
+            next.expect();
+        }
+        answer
     }
 
     /// No backend has its credential: whether it is worth looking again. The first look after this one was asked
@@ -492,6 +506,7 @@ fn asks<'a>(
         family: operation.family,
         operation: operation.name,
         charge: understood.scan.charge(0),
+        unlimited: understood.scan.json && understood.scan.max_tokens.is_none(),
         conversation: understood.scan.conversation(),
         streamed: understood.scan.stream,
         harmless: operation.harmless.given(understood.scan.background),
@@ -503,13 +518,6 @@ fn asks<'a>(
 }
 
 /// Served: who was next for this request may be the first for another.
-fn lined_up(next: Option<&Upstream>, response: Response<ProxyBody>) -> Response<ProxyBody> {
-    if let Some(next) = next {
-        next.expect();
-    }
-    response
-}
-
 /// Whether a lane that does serve the request would at another time; otherwise no waiting helps.
 fn is_for_want_of_room(exhausted: &Exhausted) -> bool {
     match exhausted {

@@ -3,10 +3,9 @@
 //! The map itself is `balance::Pins`, shared by all workers under a lock of its own, held for microseconds and never
 //! together with the pool's.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -43,6 +42,8 @@ pub(super) struct Objects {
     at_home: bool,
     /// Its answer tells ids.
     tells: bool,
+    /// What it makes besides: ids that begin so are mentioned in its answer.
+    besides: &'static [&'static str],
 }
 
 impl Objects {
@@ -69,6 +70,13 @@ impl Objects {
         if let Some(query) = parts.uri.query().filter(|_| ids.is_empty()) {
             ids.extend(openai::named_in_query(query));
         }
+        let rest = route.rest().trim_matches('/');
+        let besides: &[&str] = match operation.name {
+            _ if parts.method != Method::POST => &[],
+            "threads" if rest.eq_ignore_ascii_case("threads/runs") => &["thread_"],
+            "uploads" if rest.to_ascii_lowercase().ends_with("/complete") => &["file-", "assistant-"],
+            _ => &[],
+        };
         let content = route.rest().trim_end_matches('/').ends_with("/content");
         Self {
             ids,
@@ -77,6 +85,7 @@ impl Objects {
             // What we do not know, and what has no deployment to go by, may be state.
             at_home: operation.is_at_home() || (operation.is_unknown() && !named),
             tells: !content && operation.tells_ids(&parts.method, store),
+            besides,
         }
     }
 }
@@ -103,7 +112,7 @@ pub(super) struct Bond {
     objects: Objects,
     way: Cell<Way>,
     /// Backends that said it is not there.
-    not_there: Cell<usize>,
+    not_there: RefCell<Vec<BackendId>>,
     /// A bit for each id that all of those have meant.
     meant: Cell<u32>,
 }
@@ -143,7 +152,7 @@ impl Bond {
                 },
             }
         };
-        let (way, not_there, meant) = (Cell::new(way), Cell::new(0), Cell::new(u32::MAX));
+        let (way, not_there, meant) = (Cell::new(way), RefCell::default(), Cell::new(u32::MAX));
         Ok(Self { shared: Arc::clone(shared), caller, objects, way, not_there, meant })
     }
 
@@ -165,19 +174,19 @@ impl Bond {
         match self.way.get() {
             Way::Free => false,
             Way::Only(_) => {
-                self.each(meant, |pins, now, id| pins.gone(now, id, backend));
+                self.each(meant, |pins, id| pins.gone(id, backend));
                 false
             }
             Way::Seen(_) | Way::First(_) | Way::Search => {
-                self.each(meant, |pins, now, id| pins.gone(now, id, backend));
-                self.went_on(meant);
+                self.each(meant, |pins, id| pins.gone(id, backend));
+                self.went_on(backend, meant);
                 true
             }
         }
     }
 
-    fn went_on(&self, meant: u32) {
-        self.not_there.set(self.not_there.get() + 1);
+    fn went_on(&self, backend: BackendId, meant: u32) {
+        self.not_there.borrow_mut().push(backend);
         self.meant.set(self.meant.get() & meant);
         self.way.set(Way::Search);
     }
@@ -193,15 +202,19 @@ impl Bond {
         })
     }
 
-    fn each(&self, meant: u32, tell: impl Fn(&mut Pins, Instant, &str)) {
-        let now = clock::now();
+    fn each(&self, meant: u32, tell: impl Fn(&mut Pins, &str)) {
         let mut pins = self.shared.pins();
         let ids = self.objects.ids.iter().enumerate().take(32);
-        ids.filter(|(index, _)| meant >> index & 1 == 1).for_each(|(_, id)| tell(&mut pins, now, id));
+        ids.filter(|(index, _)| meant >> index & 1 == 1).for_each(|(_, id)| tell(&mut pins, id));
+    }
+
+    fn nowhere(&self, meant: u32) {
+        let now = clock::now();
+        self.each(meant, |pins, id| pins.nowhere(now, id));
     }
 
     /// Nothing more can be asked. True where there is more to ask after all.
-    pub(super) fn goes_on(&self, exhausted: &Exhausted, attempts: usize) -> bool {
+    pub(super) fn goes_on(&self, exhausted: &Exhausted) -> bool {
         match self.way.get() {
             // Where objects of its kind are made cannot be asked now; it may be elsewhere.
             Way::First(_) => {
@@ -209,9 +222,11 @@ impl Bond {
                 true
             }
             Way::Search => {
-                let everywhere = attempts > 0 && self.not_there.get() == attempts;
-                if everywhere && matches!(exhausted, Exhausted::Spent { cause: Cause::Answered }) {
-                    self.each(self.meant.get(), Pins::nowhere);
+                // Who does not serve the deployment, or is beyond this caller's priorities, was not asked and may have it.
+                if matches!(exhausted, Exhausted::Spent { cause: Cause::Answered })
+                    && self.shared.pins().are_all(&self.not_there.borrow())
+                {
+                    self.nowhere(self.meant.get());
                 }
                 false
             }
@@ -237,7 +252,7 @@ impl Bond {
             return None;
         }
         if self.objects.deletes {
-            self.each(1, Pins::nowhere);
+            self.nowhere(1);
         } else if matches!(self.way.get(), Way::Search | Way::First(_) | Way::Seen(_)) {
             let mut pins = self.shared.pins();
             self.objects.ids.iter().for_each(|id| pins.seen(id, backend));
@@ -250,6 +265,12 @@ impl Bond {
         (stream || form.starts_with(b"application/json")).then(|| self.noting(backend, stream))
     }
 
+    /// Whether the one object that the request names is known to be this caller's, or is made by it.
+    fn owns(&self) -> bool {
+        let Objects { path, ids, .. } = &self.objects;
+        *path == InPath::No || (ids.len() == 1 && matches!(self.way.get(), Way::Only(_)))
+    }
+
     /// What reads the ids in an answer, or in the messages of a socket.
     pub(super) fn noting(&self, backend: BackendId, stream: bool) -> Box<Noting> {
         Box::new(Noting {
@@ -257,6 +278,8 @@ impl Bond {
             backend,
             caller: self.caller.clone(),
             makes: self.objects.path == InPath::No,
+            owns: self.owns(),
+            besides: self.objects.besides,
             scanner: IdScanner::new(stream),
         })
     }
@@ -269,6 +292,9 @@ pub(super) struct Noting {
     caller: Option<Arc<str>>,
     /// What the answer is about was made by this request.
     makes: bool,
+    /// Or is this caller's: so is what came of it.
+    owns: bool,
+    besides: &'static [&'static str],
     scanner: IdScanner,
 }
 
@@ -289,7 +315,11 @@ impl Noting {
         for (what, id) in told {
             match what {
                 Told::Subject if self.makes => pins.made(&id, self.backend, self.caller.as_deref()),
-                Told::Subject | Told::Mentioned => pins.seen(&id, self.backend),
+                Told::Output if self.owns => pins.made(&id, self.backend, self.caller.as_deref()),
+                Told::Mentioned if self.owns && self.besides.iter().any(|with| id.starts_with(with)) => {
+                    pins.made(&id, self.backend, self.caller.as_deref());
+                }
+                Told::Subject | Told::Output | Told::Mentioned => pins.seen(&id, self.backend),
             }
         }
     }

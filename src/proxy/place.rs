@@ -68,6 +68,13 @@ impl Place {
         };
         tell(changes);
     }
+
+    /// Hands the place back of a caller that left an answer which had taken so many tokens.
+    pub(super) fn left(mut self, tokens: u64) {
+        if let Some(pick) = self.pick.take() {
+            self.shared.pool().left(pick, tokens);
+        }
+    }
 }
 
 impl Drop for Place {

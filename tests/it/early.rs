@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming};
 use serde_json::json;
 use sidestep::net::server::{BodyError, Handler, Peer, ServerLimits, serve_http1};
@@ -121,6 +123,44 @@ fn a_head_that_cannot_be_read_is_told_so_in_the_apis_form() {
         assert_eq!((answer.status, answer.code().as_str()), (*status, *code));
     }
     assert_eq!(ask(front.address(), "POST", CHAT, "", QUESTION).status, 200);
+}
+
+/// Answers without a look at what is asked.
+struct AnswersAtOnce(usize);
+
+impl Handler for AnswersAtOnce {
+    type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+    async fn handle(self: Rc<Self>, _request: Request<Incoming>, _peer: Peer) -> Response<Self::Body> {
+        let all = Full::new(Bytes::from(vec![b'!'; self.0]));
+        Response::new(all.map_err(|never| match never {}).boxed_unsync())
+    }
+}
+
+#[test]
+fn an_early_answer_that_does_not_leave_in_one_go_is_parted_from_as_gently() {
+    for size in [10, 40_000] {
+        let mut builder = Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let (mut far, near) = duplex(1024);
+            let stop = LocalStop::default();
+            let peer = Peer { address: SocketAddr::from(([127, 0, 0, 1], 1)) };
+            let limits = ServerLimits::default();
+            let serving = serve_http1(near, peer, Rc::new(AnswersAtOnce(size)), limits, stop.ear());
+            let calling = async {
+                far.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
+                let mut all = Vec::new();
+                far.read_to_end(&mut all).await.unwrap();
+                assert_eq!(all.iter().filter(|byte| **byte == b'!').count(), size);
+                // A socket would be reset by what nobody reads, and the answer lost.
+                let sent = far.write_all(&[b'x'; 100_000]).await;
+                assert!(sent.is_ok(), "{size}: what is still sent is not read");
+                drop(far);
+            };
+            tokio::join!(serving, calling);
+        });
+    }
 }
 
 /// A body of some size that then breaks.

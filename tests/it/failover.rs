@@ -6,6 +6,7 @@ use serde_json::json;
 use sidestep::simulator::{Fault, FaultRule, ModelKind};
 use tokio::time::Instant;
 
+use super::fixture::backend::PlayedBackend;
 use super::fixture::{Answer, CHAT, QUESTION, RESPONSES, Scene, Stage, eventually, within};
 
 /// A 429 that tells milliseconds.
@@ -314,4 +315,20 @@ async fn a_spent_quota_spills_over_and_is_not_asked_again_before_its_minute_is_o
     assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
     assert_eq!(stage.seen("east"), seen, "nothing was sent in vain");
     assert!(stage.lane("east", "gpt-4o").throttled_total <= 1);
+}
+
+#[tokio::test]
+async fn a_small_answer_that_stalls_in_its_middle_fails_over() {
+    let east = PlayedBackend::listen().await;
+    let stage = Scene::of([("west", 2)])
+        .played("east", 1, east.address)
+        .toml("[retry]\nstream_idle_timeout = \"100ms\"")
+        .start();
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        wire.write("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 20\r\n\r\n{").await;
+        wire
+    };
+    let (_held, answer) = tokio::join!(serving, within("an answer", stage.chat()));
+    assert_eq!((answer.status, answer.region()), (200, Some("west")));
 }

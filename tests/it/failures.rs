@@ -545,3 +545,39 @@ async fn a_backend_that_cannot_be_reached_fails_over_whatever_is_asked() {
         assert_eq!((answer.status, answer.code().as_str()), alone, "{url}");
     }
 }
+
+#[tokio::test]
+async fn that_one_backend_cannot_read_a_request_is_not_told_while_another_cannot_be_reached() {
+    let gone = PlayedBackend::listen().await.address;
+    let stage = Scene::of([("east", 1)]).played("west", 2, gone).start();
+    let reasoning =
+        r#"{"model":"gpt-4o","input":[{"type":"reasoning","encrypted_content":"gAAAA-west","summary":[]}]}"#;
+    let answer = stage.caller().post(RESPONSES, reasoning).await;
+    assert_eq!((answer.status, stage.seen("east")), (502, 1), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_stream_that_fails_as_it_begins_is_not_answered_with_an_older_404() {
+    let stage = Scene::of([("east", 1), ("west", 2)])
+        .resource("east", |east| {
+            east.deployments = [("gpt-5".to_owned(), ModelKind::Chat)].into();
+        })
+        .start();
+    stage.resource("west").fault(Fault::ErrorInStream { events: 1 });
+    let streamed = QUESTION.replace(r#""max_tokens""#, r#""stream":true,"max_tokens""#);
+    let answer = stage.caller().post(CHAT, &streamed).await;
+    assert_eq!((answer.status, stage.seen("east"), stage.seen("west")), (502, 1, 1), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_service_tier_that_is_full_in_every_stream_is_a_429() {
+    let stage = Scene::of([("east", 1), ("west", 2)]).start();
+    for name in ["east", "west"] {
+        stage.resource(name).fault(Fault::RateLimitInStream { events: 1 });
+    }
+    let flex = QUESTION.replace(r#""max_tokens""#, r#""stream":true,"service_tier":"flex","max_tokens""#);
+    let answer = stage.caller().post(CHAT, &flex).await;
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert!(answer.number("retry-after-ms").is_some_and(|told| told >= 10_000));
+    assert_eq!(stage.lane("east", "gpt-4o").state, "admitting");
+}

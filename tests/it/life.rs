@@ -178,9 +178,14 @@ fn a_stream_beyond_the_drains_time_is_told_so_and_never_looks_complete() {
     assert!(!whole, "{text}");
     let last: Value = serde_json::from_str(text.trim().rsplit("data: ").next().unwrap()).unwrap();
     assert!(last["error"]["code"].is_string() && !text.contains("[DONE]"), "{text}");
+    assert!(last["error"]["message"].as_str().unwrap().starts_with("The balancer shuts down"), "{text}");
     let (exit, out, err) = daemon.running.end();
     assert_eq!((exit.code(), err.as_str()), (Some(0), ""));
     assert!(out.contains("the drain's time is over"), "{out}");
+    // The backend is not to blame, and what came is counted.
+    let record = out.lines().find(|line| line.contains(" stream=true ")).expect("a record");
+    assert!(record.contains("stopped here") && record.contains("attempts=\"east served\""), "{record}");
+    assert!(record.contains("estimated=true") && !out.contains("cut_off"), "{out}");
 }
 
 #[test]
@@ -546,4 +551,12 @@ fn the_demo_ends_by_itself_with_what_its_callers_saw() {
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     assert!(out.contains("Sidestep demo at http://127.0.0.1:") && out.contains("curl "), "{out}");
     assert!(!out.contains("a-simulated-key"), "{out}");
+}
+
+#[test]
+fn operators_hear_of_refused_connections() {
+    let simulator = resources(&["east"]);
+    let daemon = Daemon::start("", &(all(&simulator) + "[limits]\nconnections = 2\n"));
+    let _open: Vec<_> = (0..3).map(|_| Wire::to(daemon.address)).collect();
+    daemon.running.out().wait_for(&["connections refused", "limits.connections", "2"]);
 }

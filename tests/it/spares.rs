@@ -22,7 +22,9 @@ use tokio::time::{Instant, sleep};
 
 use super::fixture::backend::{PlayedBackend, answer, request};
 use super::fixture::caller::post;
-use super::fixture::{CHAT, QUESTION, Scene, within};
+use super::fixture::wire::Wire;
+use super::fixture::{CHAT, QUESTION, Scene, settings, within};
+use super::front::Front;
 
 /// TCP and TLS over some distance.
 const HANDSHAKES: Duration = Duration::from_millis(120);
@@ -47,11 +49,15 @@ impl Distant {
     }
 
     fn upstream(self: &Rc<Self>) -> Upstream {
+        let settings = UpstreamSettings { connect_timeout: Duration::from_secs(5), ca_file: None };
+        self.upstream_with(&Tls::new(&settings).unwrap())
+    }
+
+    fn upstream_with(self: &Rc<Self>, tls: &Tls) -> Upstream {
         let connector = Connector::Memory(Rc::clone(self) as Rc<dyn InMemory>);
         let (host, limit) = ("east.test".to_owned(), Duration::from_secs(5));
         let origin = Origin { tls: false, host, port: 80, path_prefix: String::new(), http2: false };
-        let tls = Tls::new(&UpstreamSettings { connect_timeout: limit, ca_file: None }).unwrap();
-        Upstream::over(&connector, origin, &tls, limit).unwrap().with_spare(&tls)
+        Upstream::over(&connector, origin, tls, limit).unwrap().with_spare(tls)
     }
 }
 
@@ -123,22 +129,38 @@ fn of_requests_a_minute_apart_only_the_first_waits_for_a_handshake() {
 
 #[test]
 fn five_minutes_after_the_last_request_no_connection_is_open() {
-    for idle in [50, 70, 95, 240] {
-        paused(no_connection_is_open(idle));
-    }
+    paused(async {
+        for idle in [50, 70, 95, 240] {
+            for last in [0, 7, 100, 235, 240] {
+                let distant = Distant::new(Duration::from_secs(idle));
+                let upstream = distant.upstream();
+                ask(&upstream).await;
+                sleep(Duration::from_secs(last)).await;
+                assert_eq!(ask(&upstream).await, Duration::ZERO, "{idle} {last}");
+                sleep(Duration::from_secs(301)).await;
+                assert_eq!(distant.open(), 0, "{idle} {last}");
+                let opened = distant.opened.get();
+                sleep(Duration::from_secs(3600)).await;
+                assert_eq!(distant.opened.get(), opened, "{idle} {last}");
+            }
+        }
+    });
 }
 
-async fn no_connection_is_open(idle: u64) {
-    let distant = Distant::new(Duration::from_secs(idle));
-    let upstream = distant.upstream();
-    ask(&upstream).await;
-    sleep(Duration::from_secs(240)).await;
-    assert_eq!(ask(&upstream).await, Duration::ZERO);
-    sleep(Duration::from_secs(301)).await;
-    assert_eq!(distant.open(), 0);
-    let opened = distant.opened.get();
-    sleep(Duration::from_secs(3600)).await;
-    assert_eq!(distant.opened.get(), opened);
+#[test]
+fn of_two_generations_of_settings_there_are_no_more_spare_connections_than_the_bound() {
+    paused(async {
+        let distant = Distant::new(Duration::from_secs(240));
+        let settings = UpstreamSettings { connect_timeout: Duration::from_secs(5), ca_file: None };
+        let before = Tls::new(&settings).unwrap();
+        let after = Tls::new(&settings).unwrap().after(&before);
+        let many: Vec<_> = (0..24)
+            .map(|index| distant.upstream_with(if index % 2 == 0 { &before } else { &after }))
+            .collect();
+        many.iter().for_each(Upstream::expect);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(distant.open(), 16);
+    });
 }
 
 #[test]
@@ -177,4 +199,38 @@ async fn a_failover_finds_its_connection_open() {
     within("the failover", request(&mut spare)).await;
     spare.write(answer("200 OK", "", "{}")).await;
     assert_eq!(asking.await.unwrap(), 200);
+}
+
+/// A balancer of two backends, where the second is next in line and its spare connection is open.
+async fn lined_up() -> (Front, PlayedBackend, PlayedBackend, Wire, Wire) {
+    let (east, west) = (PlayedBackend::listen().await, PlayedBackend::listen().await);
+    let scene = Scene::default().played("east", 1, east.address).played("west", 2, west.address);
+    let front = Front::of(scene.server("workers = 1"));
+    let caller = front.caller();
+    let good = tokio::spawn(async move { caller.post(CHAT, QUESTION).await.status });
+    let (mut first, _) = east.request().await;
+    first.write(answer("200 OK", "", "{}")).await;
+    assert_eq!(good.await.unwrap(), 200);
+    let spare = west.accept().await;
+    (front, east, west, first, spare)
+}
+
+#[tokio::test]
+async fn a_reload_closes_what_was_kept_for_the_settings_before_it() {
+    let (front, _east, _west, first, spare) = lined_up().await;
+    front.balancer.reload(settings(&front.text)).unwrap();
+    for wire in [first, spare] {
+        assert_eq!(within("the end of a kept connection", wire.rest()).await.0, "");
+    }
+}
+
+#[tokio::test]
+async fn draining_a_backend_closes_what_was_kept_to_it() {
+    let (front, _east, _west, _first, spare) = lined_up().await;
+    let admin = front.admin();
+    let drained = tokio::task::spawn_blocking(move || {
+        super::raw::ask(admin, "POST", "/backends/west/drain", "", "").status
+    });
+    assert_eq!(drained.await.unwrap(), 200);
+    assert_eq!(within("the end of the spare connection", spare.rest()).await.0, "");
 }

@@ -29,6 +29,15 @@ async fn ask(stage: &Stage, method: &str, path: &str, body: &Value) -> Answer {
     stage.caller().send(request).await.whole().await
 }
 
+/// With the key of this caller, of `KEYS`.
+async fn ask_as(stage: &Stage, key: &str, method: &str, path: &str, body: &Value) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let mut request = post(path, &body);
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
+    request.headers_mut().insert("api-key", format!("key-of-{key}-0123456789").parse().unwrap());
+    stage.caller().send(request).await.whole().await
+}
+
 async fn get(stage: &Stage, path: &str) -> Answer {
     ask(stage, "GET", path, &Value::Null).await
 }
@@ -425,12 +434,8 @@ async fn a_creation_whose_home_a_reload_takes_away_goes_to_the_new_home() {
 async fn another_callers_object_is_no_object() {
     let stage = two().toml(KEYS).start();
     let send = |key: &'static str, method: &'static str, path: String, body: Value| {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let mut request = post(&path, &body);
-        *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
-        request.headers_mut().insert("api-key", format!("key-of-{key}-0123456789").parse().unwrap());
-        let caller = stage.caller();
-        async move { caller.send(request).await.whole().await }
+        let stage = &stage;
+        async move { ask_as(stage, key, method, &path, &body).await }
     };
     let body = json!({ "model": "gpt-4o", "input": "a" });
     let id = send("app", "POST", RESPONSES.into(), body).await.json()["id"].as_str().unwrap().to_owned();
@@ -448,6 +453,110 @@ async fn another_callers_object_is_no_object() {
     assert_eq!(send("other", "DELETE", path.clone(), Value::Null).await.status, 404);
     assert_eq!(stage.seen("east") + stage.seen("west"), seen, "no backend was asked");
     assert_eq!(send("app", "GET", path, Value::Null).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_made_besides_is_its_makers_too() {
+    let stage = two().toml(KEYS).start();
+    let made = async |path: &str, body: Value| ask_as(&stage, "app", "POST", path, &body).await.json();
+    let assistant = made("/openai/v1/assistants", json!({ "model": "gpt-4o" })).await;
+    let run = made("/openai/v1/threads/runs", json!({ "assistant_id": assistant["id"] })).await;
+    let upload = made("/openai/v1/uploads", json!({})).await;
+    let complete = format!("/openai/v1/uploads/{}/complete", upload["id"].as_str().unwrap());
+    let completed = made(&complete, json!({ "part_ids": [] })).await;
+    let seen = stage.seen("east") + stage.seen("west");
+    for (collection, id) in [("threads", &run["thread_id"]), ("files", &completed["file"]["id"])] {
+        let path = format!("/openai/v1/{collection}/{}", id.as_str().unwrap());
+        assert_eq!(ask_as(&stage, "other", "GET", &path, &Value::Null).await.status, 404, "{path}");
+        assert_eq!(stage.seen("east") + stage.seen("west"), seen, "{path}: no backend was asked");
+    }
+    let path = format!("/openai/v1/threads/{}", run["thread_id"].as_str().unwrap());
+    assert_eq!(ask_as(&stage, "app", "GET", &path, &Value::Null).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_files_that_a_batch_wrote_are_its_makers() {
+    let played = PlayedBackend::listen().await;
+    let stage = Scene::default().played("played", 1, played.address).toml(KEYS).start();
+    let batch = r#"{"id":"batch_1","input_file_id":"file-in","output_file_id":"file-out","error_file_id":"file-err"}"#;
+    let serving = async {
+        for (expected, body) in [
+            ("POST /openai/v1/batches ", r#"{"id":"batch_1","input_file_id":"file-in"}"#),
+            ("GET /openai/v1/batches/batch_1 ", batch),
+            ("GET /openai/v1/files/file-in ", "{}"),
+            ("GET /openai/v1/files/file-out ", "{}"),
+        ] {
+            let (mut wire, request) = played.request().await;
+            assert!(request.starts_with(expected), "{expected} {request}");
+            wire.write(answer("200 OK", "connection: close\r\n", body)).await;
+        }
+    };
+    let calling = async {
+        for (key, path, status) in [
+            ("app", "batches/batch_1", 200),
+            ("other", "files/file-out", 404),
+            ("other", "files/file-err", 404),
+            ("other", "files/file-in", 200),
+            ("app", "files/file-out", 200),
+        ] {
+            let told = ask_as(&stage, key, "GET", &format!("/openai/v1/{path}"), &Value::Null).await;
+            assert_eq!(told.status, status, "{key} {path}");
+        }
+    };
+    let making = json!({ "input_file_id": "file-in" });
+    let calling = async {
+        assert_eq!(ask_as(&stage, "app", "POST", "/openai/v1/batches", &making).await.status, 200);
+        calling.await;
+    };
+    tokio::join!(serving, calling);
+}
+
+#[tokio::test]
+async fn a_response_that_its_owner_cannot_read_yet_is_asked_for_again() {
+    let played = PlayedBackend::listen().await;
+    let stage = Scene::default().played("played", 1, played.address).start();
+    let missing = r#"{"error":{"message":"Response with id 'resp_1' not found.","code":null}}"#;
+    let previous = r#"{"error":{"message":"Previous response with id 'resp_1' not found.","code":"previous_response_not_found"}}"#;
+    let path = "/openai/v1/responses/resp_1";
+    let serving = async {
+        for (status, body) in [
+            ("200 OK", r#"{"id":"resp_1"}"#),
+            ("404 Not Found", missing),
+            ("400 Bad Request", previous),
+            ("200 OK", r#"{"id":"resp_1"}"#),
+            ("200 OK", r#"{"id":"resp_2"}"#),
+        ] {
+            let (mut wire, _) = played.request().await;
+            wire.write(answer(status, "connection: close\r\n", body)).await;
+        }
+    };
+    let calling = async {
+        let body = json!({ "model": "gpt-4o", "input": "a" });
+        assert_eq!(ask(&stage, "POST", RESPONSES, &body).await.status, 200);
+        assert_eq!(get(&stage, path).await.text(), missing);
+        assert_eq!(ask(&stage, "POST", RESPONSES, &follow_up("resp_1")).await.text(), previous);
+        assert_eq!(get(&stage, path).await.status, 200);
+        assert_eq!(ask(&stage, "POST", RESPONSES, &follow_up("resp_1")).await.status, 200);
+    };
+    tokio::join!(serving, calling);
+    assert_eq!(objects(&stage).absent, 0);
+}
+
+#[tokio::test]
+async fn what_backends_that_were_not_asked_may_have_is_not_taken_for_nowhere() {
+    // West does not serve that deployment.
+    let replicas = Replicas::new();
+    let id = replicas.response_in_the_west().await;
+    let path = format!("/openai/v1/responses/{id}");
+    let scene = replicas.scene().backend("west", r#"deployments = { "other" = "gpt-4o" }"#);
+    let stage = scene.start();
+    assert_eq!(ask(&stage, "POST", RESPONSES, &follow_up(&id)).await.status, 400);
+    assert_eq!(get(&stage, &path).await.region(), Some("west"));
+    // West is beyond what this caller may use.
+    let keys = KEYS.replace("key-of-app-0123456789\"", "key-of-app-0123456789\", lowest_priority = 1");
+    let stage = replicas.scene().toml(&keys).start();
+    assert_eq!(ask_as(&stage, "app", "GET", &path, &Value::Null).await.status, 404);
+    assert_eq!(ask_as(&stage, "other", "GET", &path, &Value::Null).await.region(), Some("west"));
 }
 
 #[tokio::test]

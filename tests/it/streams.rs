@@ -367,6 +367,46 @@ async fn a_caller_that_leaves_mid_stream_cancels_it_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_a_caller_was_sent_before_it_left_is_counted() {
+    for caller in BOTH {
+        let stage = Scene::of([("east", 1)]).start();
+        stage.resource("east").fault(Fault::SlowEvents { gap_ms: 30 });
+        let mut reply = caller(&stage).open(CHAT, STREAMED).await;
+        reply.until("\"content\":").await;
+        drop(reply);
+        eventually("it is written down", || stage.log().contains("\"ended\":\"caller left\"")).await;
+        assert!(stage.log().contains("\"estimated\":true"), "{}", stage.log());
+        let tokens = stage.balancer.status().tokens;
+        assert!(tokens.prompt_total > 0 && tokens.completion_total > 0, "{tokens:?}");
+        let lane = stage.lane("east", "gpt-4o");
+        assert_eq!(lane.tokens_total, tokens.prompt_total + tokens.completion_total);
+    }
+}
+
+#[tokio::test]
+async fn the_first_event_of_a_stream_that_nobody_announced_is_awaited_from_its_head() {
+    const FORM: &str = "--x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ngpt-4o\r\n--x\r\ncontent-disposition: form-data; name=\"stream\"\r\n\r\ntrue\r\n--x--\r\n";
+    let east = PlayedBackend::listen().await;
+    let limit = "[retry]\nfirst_event_timeout = \"200ms\"";
+    let stage = Scene::default().played("east", 1, east.address).toml(limit).start();
+    let serving = async {
+        let (mut wire, _) = east.request().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        wire.write(EVENTS).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let event = "event: transcript.text.delta\ndata: {\"delta\":\"word\"}\n\n";
+        wire.write(chunk(event) + "0\r\n\r\n").await;
+    };
+    let mut request = post("/openai/v1/audio/transcriptions", FORM);
+    request.headers_mut().insert("content-type", "multipart/form-data; boundary=x".parse().unwrap());
+    let caller = stage.caller();
+    let ((), reply) = tokio::join!(serving, caller.send(request));
+    let answer = reply.whole().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().contains("word"));
+}
+
+#[tokio::test]
 async fn a_caller_that_reads_slowly_slows_the_backend_down() {
     const MIB: usize = 1024 * 1024;
     for caller in BOTH {

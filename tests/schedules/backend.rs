@@ -150,8 +150,15 @@ impl InMemory for Net {
                     guard.waiting = false;
                     let (ours, theirs) = duplex(pipe);
                     let site = world.book.borrow().attempts[attempt].site;
-                    let line =
-                        Line { world: Rc::clone(&world), stream: theirs, name, site, attempt, served: 0 };
+                    let line = Line {
+                        world: Rc::clone(&world),
+                        stream: theirs,
+                        name,
+                        site,
+                        attempt,
+                        served: 0,
+                        ahead: Vec::new(),
+                    };
                     task::spawn_local(line.serve());
                     return Ok(ours);
                 }
@@ -181,7 +188,9 @@ fn spare(
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = duplex(1_024);
-        task::spawn_local(Line { world, stream: theirs, name, site, attempt: usize::MAX, served: 1 }.serve());
+        let (stream, ahead) = (theirs, Vec::new());
+        let line = Line { world, stream, name, site, attempt: usize::MAX, served: 1, ahead };
+        task::spawn_local(line.stand_by());
         Ok(ours)
     })
 }
@@ -221,9 +230,45 @@ struct Line {
     site: usize,
     attempt: usize,
     served: u32,
+    /// Read already.
+    ahead: Vec<u8>,
 }
 
 impl Line {
+    /// Until its first request, a spare connection may be closed, or something said on it that nobody has asked for.
+    async fn stand_by(mut self) {
+        let (trouble, wait) = {
+            let mut rng = self.world.rng.borrow_mut();
+            (rng.u32(..6), rng.u64(..2_000))
+        };
+        if trouble > 1 || self.world.healed.get() {
+            return self.serve().await;
+        }
+        let mut piece = [0; 4_096];
+        let asked = tokio::select! {
+            biased;
+            read = self.stream.read(&mut piece) => Some(read.unwrap_or(0)),
+            () = sleep(Duration::from_millis(wait)) => None,
+        };
+        match asked {
+            Some(0) => {}
+            Some(count) => {
+                self.ahead.extend_from_slice(&piece[..count]);
+                self.serve().await;
+            }
+            None if trouble == 0 => {}
+            None => {
+                // It fits: nobody waits between the look above and this.
+                let said = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n";
+                let _gone = self.stream.write_all(said).await;
+                if self.stream.read(&mut piece).await.is_ok_and(|count| count > 0) {
+                    self.world
+                        .violated("I9", "a request on a connection on which there was an answer before it");
+                }
+            }
+        }
+    }
+
     async fn serve(mut self) {
         loop {
             // The first request asked for the connection; each later one begins with its head.
@@ -254,7 +299,7 @@ impl Line {
     }
 
     async fn request(&mut self, begun: &mut bool) -> Option<(String, String)> {
-        let mut read = Vec::new();
+        let mut read = std::mem::take(&mut self.ahead);
         loop {
             let end = read.windows(4).position(|four| four == b"\r\n\r\n");
             if let Some(end) = end {

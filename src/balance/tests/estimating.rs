@@ -190,6 +190,22 @@ fn two_rises_within_a_minute_are_a_trickle_and_a_quick_rise_is_a_step() {
 }
 
 #[test]
+fn what_slides_back_quickly_but_not_all_at_once_is_no_step() {
+    let mut lane = Lane::new();
+    for remaining in [5_000, 12_000, 19_000, 3_000] {
+        lane.told(1_000, 0, 60_000, remaining);
+        lane.now += seconds(8);
+    }
+    lane.now += seconds(61);
+    lane.told(1_000, 0, 60_000, 2_000);
+    lane.now += seconds(5);
+    lane.told(1_000, 0, 60_000, 44_000);
+    assert_eq!(lane.estimator.restart(lane.now), None, "a burst of a minute ago came back");
+    lane.now += seconds(10);
+    assert_eq!(lane.left(), Some(54_000));
+}
+
+#[test]
 fn readings_of_requests_that_overlapped_teach_nothing_of_the_refill() {
     let mut lane = Lane::new();
     lane.told(1_000, 0, 60_000, 50_000);

@@ -206,3 +206,57 @@ fn a_lane_that_is_throttled_and_size_marked_tells_the_cooldown() {
     let told = world.pick(of_two).unwrap_err();
     assert!(matches!(told, Exhausted::Throttled { wait } if wait >= seconds(20)), "{told:?}");
 }
+
+#[test]
+fn what_one_backend_cannot_read_or_do_is_only_told_when_all_say_so() {
+    for body in [r#"{"error":{"code":"invalid_encrypted_content"}}"#, UNSUPPORTED] {
+        let mut world = World::ladder(2);
+        let attempts = &mut Attempts::default();
+        let pick = world.pick(attempts).unwrap();
+        assert!(world.answer(pick, 400, &[], body, attempts).keep);
+        let pick = world.pick(attempts).unwrap();
+        world.failure(pick, AttemptFailure::Refused, attempts);
+        let cause = Cause::Failed(AttemptFailure::Refused);
+        assert_eq!(world.pick(attempts).unwrap_err(), Exhausted::Spent { cause }, "{body}");
+        // It takes the place of no better answer.
+        let mut world = World::ladder(2);
+        let attempts = &mut Attempts::default();
+        let pick = world.pick(attempts).unwrap();
+        assert!(world.answer(pick, 500, &[], "", attempts).keep);
+        let pick = world.pick(attempts).unwrap();
+        assert!(!world.answer(pick, 400, &[], body, attempts).keep);
+        let mut world = World::ladder(2);
+        let attempts = &mut Attempts::default();
+        while let Ok(pick) = world.pick(attempts) {
+            assert!(world.answer(pick, 400, &[], body, attempts).keep);
+        }
+        assert_eq!(world.pick(attempts).unwrap_err(), Exhausted::Spent { cause: Cause::Answered }, "{body}");
+    }
+}
+
+#[test]
+fn no_older_answer_is_passed_back_in_place_of_one_that_could_not_be_kept() {
+    let mut world = World::ladder(2);
+    let attempts = &mut Attempts::default();
+    let pick = world.pick(attempts).unwrap();
+    assert!(world.answer(pick, 404, &[], NOT_FOUND, attempts).keep);
+    let pick = world.pick(attempts).unwrap();
+    let judgement = world.answer(pick, 500, &[], "", attempts);
+    assert!(judgement.keep);
+    attempts.kept_nothing(&judgement.verdict);
+    let cause = Cause::Failed(AttemptFailure::Closed);
+    assert_eq!(world.pick(attempts).unwrap_err(), Exhausted::Spent { cause });
+}
+
+#[test]
+fn a_full_service_tier_whose_answers_could_not_be_kept_is_a_429() {
+    let mut world = World::ladder(2);
+    let attempts = &mut Attempts::default();
+    let headers = headers(&[]);
+    while let Ok(pick) = world.pick(attempts) {
+        let judgement = world.judged(pick, &flex(&headers), attempts);
+        attempts.kept_nothing(&judgement.verdict);
+    }
+    let told = world.pick(attempts).unwrap_err();
+    assert!(matches!(told, Exhausted::Throttled { wait } if wait >= seconds(10)), "{told:?}");
+}

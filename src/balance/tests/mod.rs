@@ -33,6 +33,7 @@ const CHAT: Ask<'static> = Ask {
     family: "inference",
     operation: "chat",
     charge: 1_000,
+    unlimited: false,
     streamed: true,
     harmless: true,
     conversation: None,

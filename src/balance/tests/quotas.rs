@@ -287,18 +287,30 @@ fn where_nothing_fits_one_request_in_two_seconds_asks_until_when() {
     assert_eq!(world.next(), Ok(0));
 }
 
+/// What six callers are told, half a second after a 429 that left so much of 60,000 tokens and took 1.5 s.
+fn told_in_turn(remaining: &str) -> [Duration; 6] {
+    let mut world = World::equals(1);
+    world.tell(&[(60_000, 20_000)]);
+    world.meet(429, &[("retry-after-ms", "1500"), ("x-ratelimit-remaining-tokens", remaining)], "");
+    world.pass(millis(500));
+    std::array::from_fn(|_| world.wait())
+}
+
 #[test]
 fn callers_sent_away_are_told_their_turn_where_limits_are_known() {
-    let mut world = World::equals(1);
-    world.tell(&[(60_000, 500)]);
-    world.meet(429, &[("retry-after-ms", "1500")], "");
-    world.pass(millis(500));
-    // 60 a minute, half of them promised: one in two seconds.
-    let told: Vec<_> = (0..6).map(|_| world.wait()).collect();
-    for (place, told) in told.into_iter().enumerate() {
+    // A limit of requests. 60 a minute, half of them promised: one in two seconds.
+    for (place, told) in (0..).zip(told_in_turn("20000")) {
         // The first place had the one that was throttled itself.
-        let turn = millis(1_500) + seconds(2) * u32::try_from(place).unwrap();
+        let turn = millis(1_500) + seconds(2) * place;
         assert!(told >= turn && told <= turn + millis(500), "{place}: {told:?}");
+    }
+}
+
+#[test]
+fn all_of_a_minute_is_promised_where_its_beginning_is_known() {
+    for (place, told) in (0..).zip(told_in_turn("500")) {
+        let turn = millis(500) + seconds(1) * place;
+        assert!(told >= turn.max(seconds(1)) && told <= turn.max(seconds(2)), "{place}: {told:?}");
     }
 }
 
@@ -338,4 +350,25 @@ fn a_choice_is_explained_and_not_made() {
     world.ask.deployment = Some("never heard of");
     let _unknown = world.pool.explain(world.now, &world.ask);
     assert_eq!(world.pool.snapshot(world.now), before);
+}
+
+#[test]
+fn an_answer_without_a_limit_is_charged_what_such_answers_took_on_average() {
+    let mut world = World::equals(1);
+    let mut left_after = |unlimited, took| {
+        world.ask.unlimited = false;
+        world.tell(&[(100_000, 90_000)]);
+        world.ask.unlimited = unlimited;
+        let attempts = &mut Attempts::default();
+        let pick = world.pick(attempts).unwrap();
+        let lanes = &world.pool.snapshot(world.now).backends[0].lanes;
+        let lane = lanes.iter().find(|lane| &*lane.deployment == "gpt-4o").unwrap();
+        let left = lane.quota.remaining_tokens;
+        world.pool.report(world.now, pick, Verdict::Served { tokens: took }, attempts);
+        left
+    };
+    assert_eq!(left_after(false, 900_000), Some(89_000), "1,000 are known of each request");
+    assert_eq!(left_after(true, 3_000), Some(89_000), "how long such answers are is not known yet");
+    assert_eq!(left_after(true, 0), Some(87_000), "that took 2,000 more than was known");
+    assert_eq!(left_after(false, 3_000), Some(89_000), "a limit says it all");
 }

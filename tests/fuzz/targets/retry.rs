@@ -23,12 +23,12 @@ fn ask(charge: u64) -> Ask<'static> {
         family: "inference",
         operation: "chat",
         charge,
+        unlimited: false,
         streamed: false,
         harmless: true,
         conversation: None,
         lowest_priority: None,
         pin: None,
-        conversation: None,
         patience: Duration::ZERO,
         ahead: 0,
     }

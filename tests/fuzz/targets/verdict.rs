@@ -56,6 +56,7 @@ impl Request {
             family: "inference",
             operation: "chat",
             charge: self.charge,
+            unlimited: false,
             streamed: self.streamed,
             harmless: self.harmless,
             conversation: None,
