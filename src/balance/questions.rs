@@ -9,7 +9,7 @@ use super::backend::Backend;
 use super::choosing;
 use super::explain::{self, Explanation};
 use super::pool::{Ask, Pool};
-use super::routes::also_serving;
+use super::routes::{Way, also_serving};
 use super::standing::View;
 
 impl Pool {
@@ -25,15 +25,7 @@ impl Pool {
     pub fn next_in_line(&self, now: Instant, ask: &Ask<'_>, attempts: &Attempts) -> Option<usize> {
         let found = self.routes.look(ask.deployment, &self.backends);
         let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
-        choosing::next_in_line(View {
-            now,
-            ask,
-            attempts,
-            ways,
-            backends: &self.backends,
-            lanes: &self.lanes,
-            groups: &self.groups,
-        })
+        choosing::next_in_line(self.view(now, ask, attempts, ways))
     }
 
     /// Who would serve this request now, in what order, and why each other would not. Changes nothing.
@@ -41,16 +33,18 @@ impl Pool {
     pub fn explain(&self, now: Instant, ask: &Ask<'_>) -> Explanation {
         let found = self.routes.look(ask.deployment, &self.backends);
         let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
-        let attempts = Attempts::default();
-        explain::explain(View {
-            now,
-            ask,
-            attempts: &attempts,
-            ways,
-            backends: &self.backends,
-            lanes: &self.lanes,
-            groups: &self.groups,
-        })
+        explain::explain(self.view(now, ask, &Attempts::default(), ways))
+    }
+
+    fn view<'a>(
+        &'a self,
+        now: Instant,
+        ask: &'a Ask<'a>,
+        attempts: &'a Attempts,
+        ways: &'a [Option<Way>],
+    ) -> View<'a> {
+        let Self { backends, lanes, groups, .. } = self;
+        View { now, ask, attempts, ways, backends, lanes, groups }
     }
 
     /// The deployments known from settings and traffic, in the callers' names; `None` where no setting names any, so

@@ -91,7 +91,6 @@ pub(super) fn may_name(raw: &[u8], escaped: bool) -> bool {
         return true;
     }
     match raw.last() {
-        // `call_id` stands in every conversation with tools, and names no object.
         Some(b'd') => raw.ends_with(b"_id") && !raw.ends_with(b"call_id"),
         Some(b's') => raw.ends_with(b"_ids") || raw == b"result_files",
         Some(b'e') => raw.ends_with(b"_file") || raw == b"item_reference",
@@ -193,6 +192,8 @@ impl Key {
             "metadata" => Self::Metadata,
             "container" | "training_file" | "validation_file" | "result_files" => Self::Names,
             "output_file_id" | "error_file_id" => Self::Writes,
+            // `call_id` and `tool_call_id` stand in every conversation with tools, and name no object.
+            _ if text.ends_with("call_id") => Self::Other,
             _ if text.ends_with("_id") || text.ends_with("_ids") => Self::Names,
             _ => Self::Other,
         }
@@ -538,6 +539,17 @@ mod tests {
         }
         let run = "event: thread.run.created\ndata: {\"id\":\"run_1\",\"thread_id\":\"thread_1\"}\n\ndata: [DONE]\n\n";
         assert_eq!(told(run, true, 3).len(), 2);
+    }
+
+    #[test]
+    fn the_id_of_a_tools_call_names_no_object_whatever_it_looks_like() {
+        for body in [
+            r#"{"input":[{"type":"function_call_output","call_id":"resp_1"}]}"#,
+            r#"{"messages":[{"role":"tool","tool_call_id":"resp_1","content":"x"}]}"#,
+        ] {
+            assert_eq!(named(body), Vec::<String>::new());
+            assert!(!super::super::scan(body.as_bytes()).unwrap().may_name, "nor is it worth another pass");
+        }
     }
 
     #[test]

@@ -380,9 +380,7 @@ impl Proxy {
         // Around a reload its numbers mean other backends.
         let next =
             if pool.generation() == edge.generation { pool.next_in_line(now, ask, attempts) } else { None };
-        let next = &edge.backends.get(next?)?.upstream;
-        self.lines_up.set(Some(now + LINE_UP));
-        Some(next)
+        Some(&edge.backends.get(next?)?.upstream)
     }
 
     /// This request has its answer; the next one may need who was next in line.
@@ -517,7 +515,6 @@ fn asks<'a>(
     }
 }
 
-/// Served: who was next for this request may be the first for another.
 /// Whether a lane that does serve the request would at another time; otherwise no waiting helps.
 fn is_for_want_of_room(exhausted: &Exhausted) -> bool {
     match exhausted {
