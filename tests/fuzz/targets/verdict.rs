@@ -62,7 +62,6 @@ impl Request {
             conversation: None,
             lowest_priority: None,
             pin: None,
-            conversation: None,
             patience: Duration::ZERO,
             ahead: 0,
         }
