@@ -53,8 +53,9 @@ fn throttled(message: &Message<'_>, charge: u64) {
     let judged = judge(&answer(429, &message.headers, message.body), &ask(charge), &mut attempts);
     assert_eq!(judged.next, Next::NextLane);
     pool.report(now, pick, judged.verdict, &mut attempts);
-    let told = match judged.verdict {
-        Verdict::Throttled { told, .. } => told,
+    let (told, limit) = match judged.verdict {
+        // Later the lane has a limit of its own guess.
+        Verdict::Throttled { told, quota } => (told, quota.limit_tokens),
         Verdict::TooLarge { told } => {
             expected(&message.headers, told);
             return sized(&mut pool, now, charge, told.duration.clamp(SHORTEST, LONGEST));
@@ -63,7 +64,7 @@ fn throttled(message: &Message<'_>, charge: u64) {
     };
     expected(&message.headers, told);
     let lane = lane(&mut pool, now);
-    let large = lane.quota.limit_tokens.map_or(4_000, |limit| limit.div_ceil(2));
+    let large = limit.map_or(4_000, |limit| limit.div_ceil(2));
     if told.duration > ABSURD && charge >= large {
         return sized(&mut pool, now, charge, Duration::from_secs(600));
     }
