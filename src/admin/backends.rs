@@ -30,7 +30,7 @@ impl From<&BackendSnapshot> for BackendStatus {
             throttled_total: backend.tally.throttled,
             failed_total: backend.tally.failed,
             tokens_total: backend.tally.tokens,
-            lanes: backend.lanes.iter().map(LaneStatus::from).collect(),
+            lanes: backend.lanes.iter().filter(|lane| lane.is_real()).map(LaneStatus::from).collect(),
         }
     }
 }
@@ -46,6 +46,7 @@ impl From<&LaneSnapshot> for LaneStatus {
             requests_total: lane.tally.requests,
             served_total: lane.tally.served,
             throttled_total: lane.tally.throttled,
+            absorbed_total: lane.tally.absorbed,
             failed_total: lane.tally.failed,
             tokens_total: lane.tally.tokens,
             quota: QuotaStatus {
@@ -72,6 +73,7 @@ impl From<CallerUse> for CallerStatus {
             name,
             requests: lately.requests,
             failed: lately.failed,
+            limited: lately.limited,
             tokens: lately.tokens,
             requests_total: total.requests,
             failed_total: total.failed,

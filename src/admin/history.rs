@@ -288,7 +288,7 @@ mod tests {
             tally: Tally::default(),
             lanes,
         };
-        PoolSnapshot { in_flight: 0, backends: vec![backend] }
+        PoolSnapshot { in_flight: 0, backends: vec![backend], deployments: Vec::new() }
     }
 
     /// One look at each of these seconds.

@@ -347,7 +347,7 @@ pub(super) mod tests {
     pub(in super::super) fn doors() -> Doors {
         Doors {
             readiness: Rc::new(|| Readiness::Draining),
-            pool: Rc::new(|| PoolSnapshot { in_flight: 0, backends: Vec::new() }),
+            pool: Rc::new(|| PoolSnapshot { in_flight: 0, backends: Vec::new(), deployments: Vec::new() }),
             changes: Rc::new(|| 0),
             failed: Rc::new(|| 0),
             status: Rc::new(|_| document()),

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::balance::PinCounts;
+use crate::balance::{DeploymentSnapshot, PinCounts};
 use crate::telemetry::metrics::Totals;
 
 /// The whole document.
@@ -36,6 +36,29 @@ pub struct StatusDocument {
     pub objects: ObjectsStatus,
     /// In the order of the settings.
     pub backends: Vec<BackendStatus>,
+    /// By the callers' names, as far as their quotas have been told.
+    pub deployments: Vec<DeploymentStatus>,
+}
+
+/// One deployment, over all backends in use.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeploymentStatus {
+    /// The callers' name.
+    pub name: String,
+    /// Tokens a minute, of those lanes that have told.
+    pub limit_tokens: u64,
+    /// Of them, left, as far as it can be reckoned.
+    pub remaining_tokens: u64,
+}
+
+impl From<&DeploymentSnapshot> for DeploymentStatus {
+    fn from(deployment: &DeploymentSnapshot) -> Self {
+        Self {
+            name: deployment.name.to_string(),
+            limit_tokens: deployment.limit_tokens,
+            remaining_tokens: deployment.remaining_tokens,
+        }
+    }
 }
 
 /// Who uses it.
@@ -58,13 +81,15 @@ pub struct CallerStatus {
     pub name: String,
     /// Requests that ended, of late.
     pub requests: u64,
-    /// Of them, answered 429 or 5xx.
+    /// Of them, answered 429 or 5xx, or broken off.
     pub failed: u64,
+    /// Of them, refused for its own limits.
+    pub limited: u64,
     /// Tokens of prompts and answers, of late.
     pub tokens: u64,
     /// Requests since the start.
     pub requests_total: u64,
-    /// Of them, answered 429 or 5xx.
+    /// Of them, answered 429 or 5xx, or broken off.
     pub failed_total: u64,
     /// Tokens since the start.
     pub tokens_total: u64,
@@ -105,12 +130,18 @@ pub struct CertificateStatus {
 pub struct CallersStatus {
     /// Requests that ended.
     pub requests_total: u64,
-    /// Of them, answered 2xx or 3xx.
+    /// Of them, answered 2xx or 3xx, to the end where the caller wanted it.
     pub succeeded_total: u64,
-    /// Of them, answered 429 or 5xx.
+    /// Of them, answered 429 or 5xx, or broken off; limits of the caller's own apart.
     pub failed_total: u64,
     /// Of `failed_total`, answered 429.
     pub throttled_total: u64,
+    /// Of `failed_total`, good answers that broke off in their middle.
+    pub cut_total: u64,
+    /// Of `requests_total`, refused for the caller's own limits.
+    pub limited_total: u64,
+    /// Attempts that came to nothing, of requests that were answered well in the end.
+    pub absorbed_total: u64,
     /// Requests that have begun and not ended.
     pub in_flight: u64,
     /// Attempts that went to another backend than the one before.
@@ -141,6 +172,9 @@ impl From<&Totals> for CallersStatus {
             succeeded_total: totals.succeeded,
             failed_total: totals.failed,
             throttled_total: totals.throttled,
+            cut_total: totals.cut,
+            limited_total: totals.limited,
+            absorbed_total: totals.absorbed,
             in_flight: totals.in_flight,
             failovers_total: totals.failovers,
             exhausted_total: totals.exhausted,
@@ -222,6 +256,8 @@ pub struct LaneStatus {
     pub served_total: u64,
     /// Of them, answered 429.
     pub throttled_total: u64,
+    /// Of those, whose request another attempt answered well.
+    pub absorbed_total: u64,
     /// Of them, failed.
     pub failed_total: u64,
     /// Tokens used.
@@ -270,6 +306,7 @@ pub(super) mod tests {
             requests_total: 0,
             served_total: 0,
             throttled_total: 0,
+            absorbed_total: 0,
             failed_total: 0,
             tokens_total: 0,
             quota: QuotaStatus::default(),
@@ -319,6 +356,11 @@ pub(super) mod tests {
             },
             objects: ObjectsStatus::default(),
             backends: vec![backend],
+            deployments: vec![DeploymentStatus {
+                name: "gpt-4o".into(),
+                limit_tokens: 60_000,
+                remaining_tokens: 9,
+            }],
         }
     }
 
@@ -328,10 +370,10 @@ pub(super) mod tests {
             "listen":"http://127.0.0.1:8080",
             "certificate":{"subject":"gate.example","ends_ms":1800000000000,"ends_soon":false,"problem":null},
             "admin":"http://127.0.0.1:9080","draining":false,
-            "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,
-                "in_flight":0,"failovers_total":0,"exhausted_total":0,"held":0,"held_total":0},
+            "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,"cut_total":0,
+                "limited_total":0,"absorbed_total":0,"in_flight":0,"failovers_total":0,"exhausted_total":0,"held":0,"held_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
-            "by_caller":{"lately_seconds":300,"callers":[{"name":"app","requests":3,"failed":0,"tokens":0,
+            "by_caller":{"lately_seconds":300,"callers":[{"name":"app","requests":3,"failed":0,"limited":0,"tokens":0,
                 "requests_total":0,"failed_total":0,"tokens_total":0}],"others":0,"rest":null},
             "objects":{"ids":0,"absent":0,"lookups_total":0},
             "backends":[{"name":"west","url":"https://west.openai.azure.com","priority":1,"weight":1,
@@ -341,9 +383,10 @@ pub(super) mod tests {
                 "throttled_total":0,"failed_total":0,"tokens_total":0,
                 "lanes":[{"deployment":"gpt-4o","state":"cooling","remaining_ms":1500,
                     "cause":"retry-after-ms","in_flight":0,"requests_total":0,"served_total":0,
-                    "throttled_total":0,"failed_total":0,"tokens_total":0,
+                    "throttled_total":0,"absorbed_total":0,"failed_total":0,"tokens_total":0,
                     "quota":{"limit_tokens":null,"remaining_tokens":null,"restart_ms":null},"first_byte_ms":180,
-                    "failures":[{"cause":"503","times":2,"ago_ms":4000}]}]}]}"#;
+                    "failures":[{"cause":"503","times":2,"ago_ms":4000}]}]}],
+            "deployments":[{"name":"gpt-4o","limit_tokens":60000,"remaining_tokens":9}]}"#;
         let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
         assert_eq!(serde_json::to_value(document()).unwrap(), expected);
     }

@@ -21,7 +21,7 @@ use super::traces::{LONGEST_END, Sending};
 use super::upstreams::{edge_settings, presented, slots};
 use crate::admin::explain::{ExplainAsk, ExplainDocument};
 use crate::admin::status::{
-    BackendStatus, ByCaller, CallersStatus, ObjectsStatus, StatusDocument, TokensStatus,
+    BackendStatus, ByCaller, CallersStatus, DeploymentStatus, ObjectsStatus, StatusDocument, TokensStatus,
 };
 use crate::admin::{Admin, Doors};
 use crate::balance::{Pool, PoolSnapshot};
@@ -187,6 +187,7 @@ impl View {
                     }
                 })
                 .collect(),
+            deployments: snapshot.deployments.iter().map(DeploymentStatus::from).collect(),
         }
     }
 

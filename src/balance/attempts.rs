@@ -15,6 +15,8 @@ pub struct Attempts {
     full: Tried,
     /// Failures that count once another lane answers this same request well.
     pub(super) unconfirmed: Vec<Unconfirmed>,
+    /// The lanes, by slot and stamp, whose 429s nobody hears of once another answers this same request well.
+    pub(super) throttled: Vec<(usize, u64)>,
     /// The number of the pick whose good answer has been noted.
     pub(super) answered: Option<u64>,
     pub(super) was_throttled: bool,

@@ -29,6 +29,8 @@ pub struct Tally {
     pub served: u64,
     /// 429s.
     pub throttled: u64,
+    /// Of them, those whose request another attempt answered well; of a backend 0, its lanes tell.
+    pub absorbed: u64,
     /// 5xx, broken and missing answers, streams that broke off.
     pub failed: u64,
     /// Tokens of good answers, as the edge read or estimated them.

@@ -61,7 +61,7 @@ pub use self::pins::{PinCounts, PinSettings, Pins, Whereabouts};
 pub use self::pool::{Ask, Pick, Pool};
 pub use self::reason::{AttemptFailure, Reason};
 pub use self::recent::{Mishap, MishapSnapshot};
-pub use self::snapshot::{BackendSnapshot, LaneSnapshot, PoolSnapshot, State};
+pub use self::snapshot::{BackendSnapshot, DeploymentSnapshot, LaneSnapshot, PoolSnapshot, State};
 pub use self::verdict::{Answer, Judgement, Next, Tier, Verdict, judge, judge_failure};
 
 /// What the pool is made of; produced by `settings`.

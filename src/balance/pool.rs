@@ -252,6 +252,10 @@ impl Pool {
         for unconfirmed in attempts.unconfirmed.drain(..) {
             self.count_failure(now, &unconfirmed);
         }
+        for (slot, stamp) in attempts.throttled.drain(..) {
+            let Some(lane) = self.lanes.stamped(slot, stamp) else { continue };
+            lane.tally.absorbed += 1;
+        }
     }
 
     /// Takes the pick back, with what happened in the end.
@@ -284,7 +288,7 @@ impl Pool {
                 });
             }
             Verdict::PassedBack | Verdict::Elsewhere | Verdict::NotThere => {}
-            Verdict::TierFull => self.tally(&pick, |tally| tally.throttled += 1),
+            Verdict::TierFull => self.count_throttled(&pick, attempts),
             Verdict::TimedOut => self.tally(&pick, |tally| tally.failed += 1),
             Verdict::Throttled { told, quota } => self.throttled(now, &pick, told, quota, attempts),
             Verdict::TooLarge { told } => self.too_large(now, &pick, told, attempts),
@@ -328,7 +332,11 @@ impl Pool {
             }
         }
         let backends = self.backends.iter().map(|backend| snapshot::backend(backend, &self.lanes, now));
-        PoolSnapshot { in_flight: self.in_flight, backends: backends.collect() }
+        PoolSnapshot {
+            in_flight: self.in_flight,
+            backends: backends.collect(),
+            deployments: self.routes.quotas(now, &self.backends, &self.lanes),
+        }
     }
 
     /// The state changes since they were last taken, the oldest first; the queue is bounded, and what did not fit is
@@ -455,6 +463,12 @@ impl Pool {
         }
     }
 
+    /// A 429, of which nobody need ever hear.
+    fn count_throttled(&mut self, pick: &Pick, attempts: &mut Attempts) {
+        self.tally(pick, |tally| tally.throttled += 1);
+        attempts.throttled.push((pick.slot, pick.stamp));
+    }
+
     /// The place, and the probe's place.
     fn release(&mut self, pick: &Pick) {
         self.in_flight -= 1;
@@ -536,7 +550,7 @@ impl Pool {
     }
 
     fn throttled(&mut self, now: Instant, pick: &Pick, told: Told, quota: Quota, attempts: &mut Attempts) {
-        self.tally(pick, |tally| tally.throttled += 1);
+        self.count_throttled(pick, attempts);
         self.mark_known(pick);
         let Some(lane) = self.lane(pick) else {
             attempts.throttled_without_lane(pick.id, now + cooldown::clamp(told.duration));
@@ -574,7 +588,7 @@ impl Pool {
     }
 
     fn too_large(&mut self, now: Instant, pick: &Pick, told: Told, attempts: &mut Attempts) {
-        self.tally(pick, |tally| tally.throttled += 1);
+        self.count_throttled(pick, attempts);
         self.mark_known(pick);
         let Some(lane) = self.lane(pick) else {
             attempts.throttled_without_lane(pick.id, now + cooldown::clamp(told.duration));

@@ -8,11 +8,13 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::backend::{Backend, BackendId};
 use super::flow::Flow;
-use super::lane::Lane;
+use super::lane::{Lane, Quota};
 use super::pool::Ask;
+use super::snapshot::DeploymentSnapshot;
 
 /// How many unserved names are looked at to find one that can be forgotten; busy ones move to the back of the queue.
 const LOOKED_AT: usize = 32;
@@ -271,6 +273,33 @@ impl Routes {
         let mut names: Vec<Arc<str>> = known.map(|route| Arc::clone(&route.name)).collect();
         names.sort_unstable();
         names
+    }
+
+    /// What is believed of the quotas of every known deployment, over all backends in use.
+    pub(super) fn quotas(
+        &self,
+        now: Instant,
+        backends: &[Backend],
+        lanes: &Lanes,
+    ) -> Vec<DeploymentSnapshot> {
+        let of = |route: &Route| {
+            let ways = route.ways.iter().zip(backends).filter(|(_, backend)| !backend.drained);
+            let quotas = ways.filter_map(|(way, _)| {
+                let Quota { limit_tokens, remaining_tokens } =
+                    lanes.get(way.as_ref()?.lane)?.estimator.quota(now);
+                limit_tokens.zip(remaining_tokens)
+            });
+            let sum = quotas.reduce(|one, two| (one.0.saturating_add(two.0), one.1.saturating_add(two.1)));
+            sum.map(|(limit_tokens, remaining_tokens)| DeploymentSnapshot {
+                name: Arc::clone(&route.name),
+                limit_tokens,
+                remaining_tokens,
+            })
+        };
+        let mut quotas: Vec<_> =
+            self.slots.iter().flatten().filter(|route| route.known).filter_map(of).collect();
+        quotas.sort_unstable_by(|one, two| one.name.cmp(&two.name));
+        quotas
     }
 
     fn make(&mut self, name: &str, backends: &mut [Backend], lanes: &mut Lanes) -> Found {

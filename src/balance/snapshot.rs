@@ -18,6 +18,19 @@ pub struct PoolSnapshot {
     pub in_flight: u64,
     /// In the order of the settings.
     pub backends: Vec<BackendSnapshot>,
+    /// Those that have been served or throttled once, by name, as far as their quotas have been told.
+    pub deployments: Vec<DeploymentSnapshot>,
+}
+
+/// One deployment, by the callers' name, over all backends in use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeploymentSnapshot {
+    /// Name.
+    pub name: Arc<str>,
+    /// Tokens a minute, of those lanes that have told.
+    pub limit_tokens: u64,
+    /// Of them, believed to be left.
+    pub remaining_tokens: u64,
 }
 
 /// One backend at one moment.
@@ -70,6 +83,14 @@ pub struct LaneSnapshot {
     pub mishaps: Vec<MishapSnapshot>,
     /// Until its minute begins again, where that is known.
     pub restart: Option<Duration>,
+}
+
+impl LaneSnapshot {
+    /// Something was ever answered there but "there is no such deployment": the name is not merely misspelt.
+    #[must_use]
+    pub fn is_real(&self) -> bool {
+        self.known || self.tally.served + self.tally.throttled + self.tally.failed > 0
+    }
 }
 
 /// What a lane or backend does with requests. Displays as the word that operators see.

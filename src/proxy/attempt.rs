@@ -1,5 +1,6 @@
 //! One attempt at one lane: send, wait for enough of the answer to judge it, judge.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::Poll;
@@ -105,10 +106,14 @@ impl Attempt<'_> {
         if let Some(entry) = ledger {
             entry.tries(sent, backend, self.edge, self.place.pick());
         }
+        let handed_over = Cell::new(sent);
         let exchanged = {
-            let exchange = pin!(self.exchange(understood, sent));
+            let exchange = pin!(self.exchange(understood, sent, &handed_over));
             waiting(ledger, sent, exchange).await
         };
+        if let Some(entry) = ledger {
+            entry.worked(handed_over.get().saturating_duration_since(sent));
+        }
         match exchanged {
             Ok(response) => self.judge(response, sent, understood, attempts, ledger).await,
             // Its token ended since it was picked, or the caller brings none; the next lane has another.
@@ -137,11 +142,13 @@ impl Attempt<'_> {
     }
 
     /// Sends, and waits for the head. A kept-alive connection that turns out dead is replaced, silently, once; so is one
-    /// whose backend has not begun with the request.
+    /// whose backend has not begun with the request. `handed_over` is told when the request was made ready for this
+    /// backend, the first time.
     async fn exchange(
         &self,
         understood: &mut Understood<'_>,
         sent: Instant,
+        handed_over: &Cell<Instant>,
     ) -> Result<Response<Answer>, Broken> {
         let pick = self.place.pick();
         let backend = &self.edge.backends[pick.backend];
@@ -167,6 +174,9 @@ impl Attempt<'_> {
             };
             let forwarded = &settings.forward_headers;
             let mut head = headers::upstream(&self.parts.headers, forwarded, backend, with.header);
+            if handed_over.get() == sent {
+                handed_over.set(clock::now());
+            }
             let sending = async {
                 if understood.socket {
                     headers::socket(&self.parts.headers, &mut head);

@@ -113,6 +113,11 @@ impl Ledger {
         self.working_since = now;
     }
 
+    /// So much of a wait was work of ours.
+    pub(super) fn worked(&mut self, work: Duration) {
+        self.ours += work;
+    }
+
     /// The wait is over.
     pub(super) fn waited_until(&mut self, now: Instant) {
         self.working_since = now;

@@ -233,7 +233,9 @@ impl Proxy {
         entry.understood(&route);
         let mut turn = admission::enter(&caller, &route.operation, entry.started)?;
         let deadline = entry.started + headers::deadline(&parts.headers, edge.settings.deadline);
-        let body = Body::read(body, &edge.settings, &self.shared, deadline).await;
+        let now = clock::now();
+        entry.waits(now);
+        let body = Body::read(body, &edge.settings, &self.shared, now, deadline).await;
         entry.waited_until(clock::now());
         let mut understood = request::understand(parts, route, body?)?;
         understood.socket = socket;

@@ -131,6 +131,7 @@ impl Body {
         mut body: Incoming,
         settings: &ProxySettings,
         shared: &Arc<Shared>,
+        now: Instant,
         deadline: Instant,
     ) -> Result<Self, ProxyError> {
         let length = body.size_hint().exact();
@@ -143,7 +144,7 @@ impl Body {
         }
         let mut share = Share::new(shared);
         let mut whole = Gathered::Nothing;
-        let mut limit = deadline.min(clock::now() + idle);
+        let mut limit = deadline.min(now + idle);
         loop {
             let frame = match timeout_at(limit.into(), body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,

@@ -165,6 +165,12 @@ impl AttemptNotes {
         self.all().take(NAMED_ATTEMPTS)
     }
 
+    /// What came of the last one.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&'static str> {
+        self.more.last().or_else(|| self.first[..self.inline].last()).map(|note| note.verdict)
+    }
+
     /// How many there were that a record does not name.
     fn further(&self) -> u64 {
         (self.inline + self.more.len()).saturating_sub(NAMED_ATTEMPTS) as u64

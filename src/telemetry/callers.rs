@@ -20,8 +20,10 @@ pub const TOLD: usize = 50;
 pub struct Use {
     /// Requests that ended.
     pub requests: u64,
-    /// Of them, answered 429 or 5xx.
+    /// Of them, answered 429 or 5xx, or broken off.
     pub failed: u64,
+    /// Of them, refused for the caller's own limits.
+    pub limited: u64,
     /// Tokens of prompts and answers.
     pub tokens: u64,
 }
@@ -30,6 +32,7 @@ impl Use {
     fn add(&mut self, other: Self) {
         self.requests = self.requests.saturating_add(other.requests);
         self.failed = self.failed.saturating_add(other.failed);
+        self.limited = self.limited.saturating_add(other.limited);
         self.tokens = self.tokens.saturating_add(other.tokens);
     }
 
@@ -37,6 +40,7 @@ impl Use {
         Self {
             requests: self.requests.saturating_sub(before.requests),
             failed: self.failed.saturating_sub(before.failed),
+            limited: self.limited.saturating_sub(before.limited),
             tokens: self.tokens.saturating_sub(before.tokens),
         }
     }
@@ -91,8 +95,8 @@ impl CallersLately {
             track.turn(ended);
         }
         for caller in callers {
-            let CallerTotals { name, requests, failed, tokens } = caller;
-            self.tracks.entry(name).or_default().look(Use { requests, failed, tokens });
+            let CallerTotals { name, requests, failed, limited, tokens } = caller;
+            self.tracks.entry(name).or_default().look(Use { requests, failed, limited, tokens });
         }
     }
 
@@ -152,7 +156,7 @@ mod tests {
     use super::*;
 
     fn totals(name: &str, requests: u64, failed: u64, tokens: u64) -> CallerTotals {
-        CallerTotals { name: name.to_owned(), requests, failed, tokens }
+        CallerTotals { name: name.to_owned(), requests, failed, limited: failed, tokens }
     }
 
     /// One look at each of these seconds.
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_was_used_is_told_for_five_minutes_and_since_the_start() {
-        let used = Use { requests: 9, failed: 2, tokens: 900 };
+        let used = Use { requests: 9, failed: 2, limited: 2, tokens: 900 };
         let at = |second| {
             let looks = [(0, vec![totals("app", 4, 2, 400)]), (60, vec![totals("app", 9, 2, 900)])];
             looked(looks.into_iter().chain([(second, vec![totals("app", 9, 2, 900)])]))
@@ -180,7 +184,7 @@ mod tests {
         assert_eq!(at(299).lately, used);
         assert_eq!(
             at(301).lately,
-            Use { requests: 5, failed: 0, tokens: 500 },
+            Use { requests: 5, tokens: 500, ..Use::default() },
             "the first minute's start is over"
         );
         assert_eq!((at(361).lately, at(361).total), (Use::default(), used));

@@ -20,6 +20,7 @@ mod frames;
 mod framing;
 mod front;
 mod glance;
+mod heard;
 mod hold;
 mod life;
 mod online;

@@ -13,18 +13,21 @@ pub struct CallerTotals {
     pub name: String,
     /// Requests that ended.
     pub requests: u64,
-    /// Of them, answered 429 or 5xx.
+    /// Of them, answered 429 or 5xx, or broken off.
     pub failed: u64,
+    /// Of them, refused for its own limits.
+    pub limited: u64,
     /// Tokens of prompts and answers.
     pub tokens: u64,
 }
 
 impl CallerTotals {
     fn count(&mut self, counts: &RequestCounts) {
-        for (status, number) in &counts.statuses {
+        for (_, number) in &counts.statuses {
             self.requests += number;
-            self.failed += if super::is_failure(*status) { *number } else { 0 };
         }
+        self.failed += counts.failed;
+        self.limited += counts.limited;
         let tokens = counts.tokens.prompt.saturating_add(counts.tokens.completion);
         self.tokens = self.tokens.saturating_add(tokens);
     }
@@ -66,21 +69,24 @@ mod tests {
                 (Some("app"), "o3", 429),
                 (Some("app"), "o3", 503),
                 (Some("app"), "o3", 400),
+                (Some("limited"), "o3", 429),
                 (None, "gpt-4o", 200),
             ] {
                 let mut record = record(&backends, &attempts);
                 (record.caller, record.deployment, record.status) = (caller, Some(deployment), status);
+                record.error = Some("caller_limit").filter(|_| caller == Some("limited"));
                 record.tokens = record.tokens.filter(|_| status == 200);
                 worker.observe(&record);
             }
         }
         let mut callers = metrics.callers();
         callers.sort_by(|one, two| one.name.cmp(&two.name));
-        let expected = [("anonymous", 2, 0, 330), ("app", 8, 4, 330)];
-        let expected = expected.map(|(name, requests, failed, tokens)| CallerTotals {
+        let expected = [("anonymous", 2, 0, 0, 330), ("app", 8, 4, 0, 330), ("limited", 2, 0, 2, 0)];
+        let expected = expected.map(|(name, requests, failed, limited, tokens)| CallerTotals {
             name: name.to_owned(),
             requests,
             failed,
+            limited,
             tokens,
         });
         assert_eq!(callers, expected);

@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::histogram::Histogram;
 use super::names::{NameId, label};
-use super::{AllNames, LaneGauge, PoolGauges, SETS, STATES, Sums, TokenCounts};
+use super::{AllNames, LaneGauge, PoolGauges, RequestCounts, SETS, STATES, Sums, TokenCounts};
 
 /// The media type of the document.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -120,6 +120,23 @@ impl Scrape {
                 count(&mut metric, labels, *number)?;
             }
         }
+        for (name, help, number) in [
+            (
+                "failed",
+                "Of the requests, answered 429 or 5xx, or broken off; callers' own limits apart",
+                (|counts| counts.failed) as fn(&RequestCounts) -> u64,
+            ),
+            ("limited", "Of the requests, refused for the caller's own limits", |counts| counts.limited),
+        ] {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for ((deployment, caller), counts) in &self.sums.requests {
+                let labels = [
+                    ("deployment", text_of(&self.deployments, *deployment)),
+                    ("caller", text_of(&self.callers, *caller)),
+                ];
+                count(&mut metric, labels, number(counts))?;
+            }
+        }
         let help = "Tokens used, read from answers or estimated; cached ones are part of the prompt";
         let mut metric = encoder.encode_descriptor("tokens", help, None, MetricType::Counter)?;
         for ((deployment, caller), counts) in &self.sums.requests {
@@ -170,6 +187,11 @@ impl Scrape {
         for (deployment, flow) in &self.sums.flow {
             count(&mut metric, [("deployment", text_of(&self.deployments, *deployment))], flow.failovers)?;
         }
+        let help = "Attempts that came to nothing, of requests that were answered well in the end";
+        let mut metric = encoder.encode_descriptor("absorbed", help, None, MetricType::Counter)?;
+        for (deployment, flow) in &self.sums.flow {
+            count(&mut metric, [("deployment", text_of(&self.deployments, *deployment))], flow.absorbed)?;
+        }
         let help = "Requests that no lane admitted";
         let mut metric = encoder.encode_descriptor("exhausted", help, None, MetricType::Counter)?;
         for (deployment, flow) in &self.sums.flow {
@@ -212,6 +234,16 @@ impl Scrape {
                 let Some(tokens) = tokens else { continue };
                 let labels = [("backend", &**backend), ("deployment", deployment), ("kind", kind)];
                 metric.encode_family(&labels)?.encode_gauge(&tokens)?;
+            }
+        }
+        let help = "The same by the callers' names of deployments, over all backends in use";
+        let mut metric = encoder.encode_descriptor("quota_tokens", help, None, MetricType::Gauge)?;
+        for deployment in self.pool.deployments.iter().take(SETS) {
+            let name = label(&deployment.name);
+            for (kind, tokens) in
+                [("limit", deployment.limit_tokens), ("remaining", deployment.remaining_tokens)]
+            {
+                metric.encode_family(&[("deployment", &*name), ("kind", kind)])?.encode_gauge(&tokens)?;
             }
         }
         let help = "Attempts under way";

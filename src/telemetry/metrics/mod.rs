@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::balance::Quota;
+use crate::balance::{DeploymentSnapshot, Quota};
 
 use super::access::{AccessRecord, Tokens};
 
 use self::histogram::{FIRST_BYTE, Histogram, OURS, WHOLE};
 use self::names::{Met, NameId, Names, OTHER};
+use self::outcome::Outcome;
 
 mod callers;
 mod exposition;
 mod histogram;
 mod names;
+mod outcome;
 mod pool;
 
 pub use callers::CallerTotals;
@@ -49,12 +51,18 @@ pub struct InFlight(Arc<Worker>);
 pub struct Totals {
     /// Requests that ended.
     pub requests: u64,
-    /// Of them, answered 2xx or 3xx.
+    /// Of them, answered 2xx or 3xx, to the end where the caller wanted it.
     pub succeeded: u64,
-    /// Of them, answered 429 or 5xx.
+    /// Of them, answered 429 or 5xx, or broken off; limits of the caller's own apart.
     pub failed: u64,
     /// Of `failed`, answered 429.
     pub throttled: u64,
+    /// Of `failed`, good answers that broke off in their middle.
+    pub cut: u64,
+    /// Refused for the caller's own limits.
+    pub limited: u64,
+    /// Attempts that came to nothing, of requests that were answered well in the end.
+    pub absorbed: u64,
     /// Requests that have begun and not ended.
     pub in_flight: u64,
     /// Attempts that went to another backend than the one before.
@@ -76,6 +84,8 @@ pub struct Totals {
 pub struct PoolGauges {
     /// All backends.
     pub backends: Vec<BackendGauge>,
+    /// Deployments by the callers' names, over all backends: tokens a minute, and what is left of them.
+    pub deployments: Vec<DeploymentSnapshot>,
 }
 
 /// One backend.
@@ -163,6 +173,8 @@ struct Sums {
 #[derive(Clone, Debug, Default)]
 struct RequestCounts {
     statuses: Vec<(u16, u64)>,
+    failed: u64,
+    limited: u64,
     tokens: TokenCounts,
 }
 
@@ -188,6 +200,7 @@ impl TokenCounts {
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
     failovers: u64,
+    absorbed: u64,
     exhausted: u64,
 }
 
@@ -254,12 +267,12 @@ impl WorkerMetrics {
     /// Counts a request that ended, with its attempts, tokens and times.
     pub fn observe(&self, record: &AccessRecord<'_>) {
         let Counters { met, sums } = &mut *self.worker.lock();
-        let succeeded = (200..400).contains(&record.status);
+        let outcome = Outcome::of(record);
         // Names from callers are not to be trusted until a backend has answered to them.
-        let earned = record.served_by.is_some() && succeeded;
+        let earned = record.served_by.is_some() && (outcome.succeeded || outcome.cut);
         let deployment = met.deployments.number(&self.names.deployments, record.deployment, earned);
         let caller = met.callers.number(&self.names.callers, record.caller, true);
-        sums.count_request(deployment, caller, record, succeeded);
+        sums.count_request(deployment, caller, record, outcome);
         for note in record.attempts.all() {
             let name = record.backends.get(note.backend).map(|name| &**name);
             let backend = met.backends.number(&self.names.backends, name, true);
@@ -274,7 +287,8 @@ impl WorkerMetrics {
         }
         sums.whole.observe(record.total);
         sums.ours.observe(record.ours);
-        if let Some(first_byte) = record.first_byte {
+        // How fast we refuse would hide how slow backends are.
+        if let Some(first_byte) = record.first_byte.filter(|_| record.served_by.is_some()) {
             sums.first_byte.observe(first_byte);
         }
     }
@@ -290,11 +304,6 @@ impl Drop for InFlight {
 fn bounded<V: Default>(map: &mut HashMap<(NameId, NameId), V>, key: (NameId, NameId)) -> &mut V {
     let key = if map.len() < SETS || map.contains_key(&key) { key } else { (OTHER, OTHER) };
     map.entry(key).or_default()
-}
-
-/// What a caller must take for a failure of ours: throttled, or nothing came of it.
-fn is_failure(status: u16) -> bool {
-    status == 429 || status >= 500
 }
 
 /// A short list of counts by a small key.
@@ -332,15 +341,20 @@ impl Sums {
         deployment: NameId,
         caller: NameId,
         record: &AccessRecord<'_>,
-        succeeded: bool,
+        outcome: Outcome,
     ) {
         let totals = &mut self.totals;
         totals.requests += 1;
-        totals.succeeded += u64::from(succeeded);
+        totals.succeeded += u64::from(outcome.succeeded);
         totals.held += u64::from(record.held.is_some());
-        totals.throttled += u64::from(record.status == 429);
-        totals.failed += u64::from(is_failure(record.status));
+        totals.throttled += u64::from(outcome.failed && record.status == 429);
+        totals.failed += u64::from(outcome.failed);
+        totals.cut += u64::from(outcome.cut);
+        totals.limited += u64::from(outcome.limited);
+        totals.absorbed += outcome.absorbed;
         let counts = bounded(&mut self.requests, (deployment, caller));
+        counts.failed += u64::from(outcome.failed);
+        counts.limited += u64::from(outcome.limited);
         let room = counts.statuses.len() < STATUSES
             || counts.statuses.iter().any(|(status, _)| *status == record.status);
         counts.statuses.add(if room { record.status } else { 0 }, 1);
@@ -351,9 +365,10 @@ impl Sums {
             totals.completion_tokens = totals.completion_tokens.saturating_add(tokens.completion);
         }
         let failovers = u64::from(record.attempts.failovers());
-        if failovers > 0 || record.exhausted {
+        if failovers > 0 || record.exhausted || outcome.absorbed > 0 {
             let flow = self.flow.entry(deployment).or_default();
             flow.failovers += failovers;
+            flow.absorbed += outcome.absorbed;
             flow.exhausted += u64::from(record.exhausted);
             totals.failovers += failovers;
             totals.exhausted += u64::from(record.exhausted);
@@ -365,6 +380,8 @@ impl Sums {
         for (key, theirs) in &other.requests {
             let mine = self.requests.entry(*key).or_default();
             theirs.statuses.iter().for_each(|(status, count)| mine.statuses.add(*status, *count));
+            mine.failed += theirs.failed;
+            mine.limited += theirs.limited;
             mine.tokens.add(theirs.tokens);
         }
         for (key, theirs) in &other.lanes {
@@ -377,6 +394,7 @@ impl Sums {
         for (key, theirs) in &other.flow {
             let mine = self.flow.entry(*key).or_default();
             mine.failovers += theirs.failovers;
+            mine.absorbed += theirs.absorbed;
             mine.exhausted += theirs.exhausted;
         }
         self.first_byte.add(&other.first_byte);
@@ -391,6 +409,9 @@ impl Totals {
         self.succeeded += other.succeeded;
         self.failed += other.failed;
         self.throttled += other.throttled;
+        self.cut += other.cut;
+        self.limited += other.limited;
+        self.absorbed += other.absorbed;
         self.in_flight += other.in_flight;
         self.failovers += other.failovers;
         self.exhausted += other.exhausted;
@@ -557,7 +578,9 @@ mod tests {
             vec![lane("gpt-4o", "cooling", 7), lane("o3", "resting", 5), lane("guess", "absent", 300)];
         let backends =
             vec![BackendGauge { name: "we\"st".into(), in_flight: 4, credential_ready: false, lanes }];
-        let text = metrics.render(PoolGauges { backends }, (0, 0));
+        let (name, limit_tokens, remaining_tokens) = ("chat".into(), 60_000, 12_000);
+        let deployments = vec![DeploymentSnapshot { name, limit_tokens, remaining_tokens }];
+        let text = metrics.render(PoolGauges { backends, deployments }, (0, 0));
         for (start, count) in [
             (r#"sidestep_lane_state{backend="we\"st",deployment="gpt-4o",state="cooling"}"#, Some("1")),
             (r#"sidestep_lane_state{backend="we\"st",deployment="gpt-4o",state="admitting"}"#, Some("0")),
@@ -574,6 +597,8 @@ mod tests {
             ),
             (r#"sidestep_lane_quota_tokens{backend="we\"st",deployment="o3",kind="limit"}"#, None),
             (r#"sidestep_credential_ready{backend="we\"st"}"#, Some("0")),
+            (r#"sidestep_quota_tokens{deployment="chat",kind="limit"}"#, Some("60000")),
+            (r#"sidestep_quota_tokens{deployment="chat",kind="remaining"}"#, Some("12000")),
         ] {
             assert_eq!(line_of(&text, start), count, "{start}\n{text}");
         }

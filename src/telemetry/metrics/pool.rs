@@ -24,6 +24,6 @@ impl From<&PoolSnapshot> for PoolGauges {
                 })
                 .collect(),
         });
-        Self { backends: backends.collect() }
+        Self { backends: backends.collect(), deployments: pool.deployments.clone() }
     }
 }
