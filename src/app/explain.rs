@@ -22,7 +22,7 @@ pub(super) fn explain(pool: &Pool, now: Instant, asked: &ExplainAsk) -> Result<E
         family: "inference",
         operation: "chat",
         charge: asked.tokens(),
-        unlimited: false,
+        unlimited: asked.max_tokens == 0,
         conversation: None,
         streamed: false,
         harmless: true,

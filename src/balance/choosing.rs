@@ -186,13 +186,14 @@ pub(super) fn oversize(view: View<'_>) -> Option<usize> {
 
 /// All are full, and of one it is not known until when: its 429 will tell.
 pub(super) fn learn(view: View<'_>) -> Option<usize> {
-    let mut candidates = view.serving().filter(|candidate| {
-        let asked = candidate.lane.learning;
-        view.untried(candidate)
-            && matches!(view.standing(candidate), Standing::Full { guessed: true, .. })
-            && asked.is_none_or(|asked| asked + LEARNING <= view.now)
-    });
-    candidates.next().map(|candidate| candidate.index)
+    view.serving().find(|candidate| may_learn(view, candidate)).map(|candidate| candidate.index)
+}
+
+/// Whether a request may go there just to learn until when it is full.
+pub(super) fn may_learn(view: View<'_>, candidate: &Candidate<'_>) -> bool {
+    view.untried(candidate)
+        && matches!(view.standing(candidate), Standing::Full { guessed: true, .. })
+        && candidate.lane.learning.is_none_or(|asked| asked + LEARNING <= view.now)
 }
 
 /// Nothing admits: the failed lane to ask all the same. Resting is our own caution, and no reason to refuse a caller.

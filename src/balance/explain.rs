@@ -207,11 +207,14 @@ pub(super) fn explain(view: View<'_>) -> Explanation {
     }
     let members = view.groups.iter().flat_map(|group| group.members.iter().copied());
     let others = members.filter(|index| !backends.iter().any(|explained| explained.backend == *index));
-    let mut others: Vec<Explained> =
-        others.map(|index| explained(view, index, turn(view, index, first))).collect();
-    // What is asked in the last resort stands before what is not.
-    others.sort_by_key(|explained| matches!(explained.turn, Turn::Not(_)));
-    backends.extend(others);
+    let mut others: Vec<(Explained, Resort)> = others
+        .map(|index| {
+            let (turn, resort) = turn(view, index, first);
+            (explained(view, index, turn), resort)
+        })
+        .collect();
+    others.sort_by(|(_, one), (_, two)| one.0.cmp(&two.0).then(one.1.total_cmp(&two.1)));
+    backends.extend(others.into_iter().map(|(explained, _)| explained));
     let mut lanes = view.ways.iter().flatten().filter_map(|way| view.lanes.get(way.lane));
     Explanation { known: view.ask.deployment.is_none() || lanes.any(|lane| lane.known), backends }
 }
@@ -240,16 +243,23 @@ fn explained(view: View<'_>, index: usize, turn: Turn) -> Explained {
     Explained { backend: index, name: Arc::clone(&settings.name), priority: settings.priority, turn }
 }
 
-/// Of one that would not serve.
-fn turn(view: View<'_>, index: usize, nothing_admits: bool) -> Turn {
+/// When it is asked in the last resort: the step of the walk (`choosing`), and the place within it.
+type Resort = (u8, f64);
+
+/// It is not.
+const NEVER: Resort = (u8::MAX, 0.0);
+
+/// Of one that would not serve, or only when nothing admits.
+fn turn(view: View<'_>, index: usize, nothing_admits: bool) -> (Turn, Resort) {
     let candidate = view.backends.get(index).and_then(|backend| {
         let lane = view.lanes.get(view.ways.get(index)?.as_ref()?.lane)?;
         Some(Candidate { index, backend, lane })
     });
-    let Some(candidate) = candidate else { return Turn::Not(Obstacle::Unserved) };
+    let Some(candidate) = candidate else { return (Turn::Not(Obstacle::Unserved), NEVER) };
     let remaining = |until: Instant| until.saturating_duration_since(view.now);
-    let obstacle = match view.standing(&candidate) {
-        Standing::Admits | Standing::ProbeDue => return Turn::Last(Obstacle::Silent),
+    let standing = view.standing(&candidate);
+    let obstacle = match standing {
+        Standing::Admits | Standing::ProbeDue => return (Turn::Last(Obstacle::Silent), (0, 0.0)),
         Standing::Full { until, .. } => Obstacle::Full { remaining: remaining(until) },
         Standing::TooSmall => Obstacle::TooSmall,
         Standing::Cooling { until } => Obstacle::Cooling { remaining: remaining(until) },
@@ -263,8 +273,12 @@ fn turn(view: View<'_>, index: usize, nothing_admits: bool) -> Turn {
         Standing::OutOfUse => Obstacle::OutOfUse,
     };
     // Where nothing admits, these are asked all the same.
-    match obstacle {
-        Obstacle::Resting { .. } | Obstacle::TooSmall if nothing_admits => Turn::Last(obstacle),
-        _ => Turn::Not(obstacle),
-    }
+    let resort = match standing {
+        _ if !nothing_admits => NEVER,
+        Standing::TooSmall => (1, -candidate.lane.estimator.limit().unwrap_or_default()),
+        Standing::Full { .. } if choosing::may_learn(view, &candidate) => (2, 0.0),
+        Standing::Resting { until } => (3, remaining(until).as_secs_f64()),
+        _ => NEVER,
+    };
+    (if resort == NEVER { Turn::Not(obstacle) } else { Turn::Last(obstacle) }, resort)
 }

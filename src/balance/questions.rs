@@ -33,6 +33,7 @@ impl Pool {
     pub fn explain(&self, now: Instant, ask: &Ask<'_>) -> Explanation {
         let found = self.routes.look(ask.deployment, &self.backends);
         let ways = &*also_serving(ask.second, self.routes.ways(&found), &self.backends);
+        let (ask, _) = &self.routes.charged(&found, ask);
         explain::explain(self.view(now, ask, &Attempts::default(), ways))
     }
 

@@ -25,7 +25,7 @@ fn callers<const N: usize>(front: &Front, names: [&str; N]) -> [u64; N] {
     names.map(|name| status["callers"][format!("{name}_total")].as_u64().unwrap())
 }
 
-fn lane<'a>(status: &'a Value, backend: usize) -> &'a Value {
+fn lane(status: &Value, backend: usize) -> &Value {
     &status["backends"][backend]["lanes"][0]
 }
 

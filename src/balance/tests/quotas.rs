@@ -353,6 +353,31 @@ fn a_choice_is_explained_and_not_made() {
 }
 
 #[test]
+fn where_nothing_admits_the_last_resorts_are_told_in_the_order_in_which_they_are_asked() {
+    let names = ["rests", "full", "small", "larger", "cooling"];
+    let mut world = World::new(names.map(|name| backend(name, 1, 1)).to_vec());
+    world.tell(&[(30_000, 29_000), (30_000, 500), (10_000, 9_000), (15_000, 9_000), (30_000, 29_000)]);
+    for (away, status) in [(0, 503), (4, 429)] {
+        (0..names.len()).for_each(|index| world.pool.set_drained(index, index != away));
+        assert_eq!(world.meet(status, &[("retry-after", "30")], ""), away);
+    }
+    (0..names.len()).for_each(|index| world.pool.set_drained(index, false));
+    world.ask.charge = 20_000;
+    let told = world.pool.explain(world.now, &world.ask).backends;
+    let is_last = |turn: Turn| matches!(turn, Turn::Last(_));
+    let last: Vec<&str> = told.iter().filter(|one| is_last(one.turn)).map(|one| &*one.name).collect();
+    let attempts = &mut Attempts::default();
+    let mut asked = Vec::new();
+    while let Ok(pick) = world.pick(attempts) {
+        asked.push(names[pick.backend]);
+        world.pool.abandon(pick);
+    }
+    assert_eq!(asked, ["larger", "small", "full", "rests"]);
+    assert_eq!(last, asked);
+    assert_eq!(&*told[4].name, "cooling");
+}
+
+#[test]
 fn an_answer_without_a_limit_is_charged_what_such_answers_took_on_average() {
     let mut world = World::equals(1);
     let mut left_after = |unlimited, took| {

@@ -269,7 +269,7 @@ impl WorkerMetrics {
         let Counters { met, sums } = &mut *self.worker.lock();
         let outcome = Outcome::of(record);
         // Names from callers are not to be trusted until a backend has answered to them.
-        let earned = record.served_by.is_some() && (outcome.succeeded || outcome.cut);
+        let earned = record.served_by.is_some() && matches!(outcome, Outcome::Succeeded | Outcome::Cut);
         let deployment = met.deployments.number(&self.names.deployments, record.deployment, earned);
         let caller = met.callers.number(&self.names.callers, record.caller, true);
         sums.count_request(deployment, caller, record, outcome);
@@ -345,16 +345,17 @@ impl Sums {
     ) {
         let totals = &mut self.totals;
         totals.requests += 1;
-        totals.succeeded += u64::from(outcome.succeeded);
+        totals.succeeded += u64::from(outcome == Outcome::Succeeded);
         totals.held += u64::from(record.held.is_some());
-        totals.throttled += u64::from(outcome.failed && record.status == 429);
-        totals.failed += u64::from(outcome.failed);
-        totals.cut += u64::from(outcome.cut);
-        totals.limited += u64::from(outcome.limited);
-        totals.absorbed += outcome.absorbed;
+        totals.throttled += u64::from(outcome == Outcome::Failed && record.status == 429);
+        totals.failed += u64::from(outcome.is_failure());
+        totals.cut += u64::from(outcome == Outcome::Cut);
+        totals.limited += u64::from(outcome == Outcome::Limited);
+        let absorbed = outcome.absorbed(record);
+        totals.absorbed += absorbed;
         let counts = bounded(&mut self.requests, (deployment, caller));
-        counts.failed += u64::from(outcome.failed);
-        counts.limited += u64::from(outcome.limited);
+        counts.failed += u64::from(outcome.is_failure());
+        counts.limited += u64::from(outcome == Outcome::Limited);
         let room = counts.statuses.len() < STATUSES
             || counts.statuses.iter().any(|(status, _)| *status == record.status);
         counts.statuses.add(if room { record.status } else { 0 }, 1);
@@ -365,10 +366,10 @@ impl Sums {
             totals.completion_tokens = totals.completion_tokens.saturating_add(tokens.completion);
         }
         let failovers = u64::from(record.attempts.failovers());
-        if failovers > 0 || record.exhausted || outcome.absorbed > 0 {
+        if failovers > 0 || record.exhausted || absorbed > 0 {
             let flow = self.flow.entry(deployment).or_default();
             flow.failovers += failovers;
-            flow.absorbed += outcome.absorbed;
+            flow.absorbed += absorbed;
             flow.exhausted += u64::from(record.exhausted);
             totals.failovers += failovers;
             totals.exhausted += u64::from(record.exhausted);

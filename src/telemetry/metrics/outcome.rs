@@ -12,24 +12,22 @@ const CUT_OFF: &str = "cut_off";
 /// The status of a WebSocket.
 const SWITCHED: u16 = 101;
 
-/// Exclusive, but that the caller may have left, or may itself be to blame: then none is set.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Outcome {
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Outcome {
     /// Answered well, to the end where the caller wanted it.
-    pub(super) succeeded: bool,
-    /// Throttled, or nothing came of it, or not all of it.
-    pub(super) failed: bool,
-    /// Of those, broken off.
-    pub(super) cut: bool,
+    Succeeded,
+    /// Throttled, or nothing came of it.
+    Failed,
+    /// Answered well, and then broken off: a failure too.
+    Cut,
     /// Refused for the caller's own limits.
-    pub(super) limited: bool,
-    /// Attempts that came to nothing and of which the caller heard nothing.
-    pub(super) absorbed: u64,
+    Limited,
+    /// The caller was itself to blame, or left.
+    Other,
 }
 
 impl Outcome {
     pub(super) fn of(record: &AccessRecord<'_>) -> Self {
-        let good = record.status == SWITCHED || (200..400).contains(&record.status);
         let broke = match record.ended {
             Ended::UpstreamCut => true,
             // A socket is closed with a frame that says so.
@@ -37,15 +35,25 @@ impl Outcome {
             Ended::Completed => record.attempts.verdict() == Some(CUT_OFF),
             Ended::CallerLeft | Ended::AnsweredHere => false,
         };
-        let limited = record.error.is_some_and(|error| OWN_LIMITS.contains(&error));
-        let (succeeded, cut) = (good && !broke, good && broke);
-        let absorbed = if succeeded && record.attempts.count() > 1 {
-            record.attempts.all().filter(|note| FAILURES.contains(&note.verdict)).count() as u64
-        } else {
-            0
-        };
-        let failed = cut || (!limited && (record.status == 429 || record.status >= 500));
-        Self { succeeded, failed, cut, limited, absorbed }
+        match record.status {
+            SWITCHED | 200..400 if broke => Self::Cut,
+            SWITCHED | 200..400 => Self::Succeeded,
+            _ if record.error.is_some_and(|error| OWN_LIMITS.contains(&error)) => Self::Limited,
+            429 | 500.. => Self::Failed,
+            _ => Self::Other,
+        }
+    }
+
+    pub(super) fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::Cut)
+    }
+
+    /// Attempts that came to nothing and of which the caller heard nothing.
+    pub(super) fn absorbed(self, record: &AccessRecord<'_>) -> u64 {
+        if self != Self::Succeeded || record.attempts.count() < 2 {
+            return 0;
+        }
+        record.attempts.all().filter(|note| FAILURES.contains(&note.verdict)).count() as u64
     }
 }
 
@@ -65,36 +73,35 @@ mod tests {
     #[test]
     fn an_answer_that_broke_off_is_a_failure_whatever_its_status_was() {
         let served = notes(&[(0, "served")]);
-        let cut = Outcome { failed: true, cut: true, ..Outcome::default() };
-        assert_eq!(of(200, Ended::UpstreamCut, None, &served), cut);
-        assert_eq!(of(200, Ended::Stopped, None, &served), cut);
-        assert_eq!(of(200, Ended::Completed, None, &notes(&[(0, "cut_off")])), cut);
-        assert_eq!(of(101, Ended::UpstreamCut, None, &served), cut);
-        let well = Outcome { succeeded: true, ..Outcome::default() };
-        assert_eq!(of(101, Ended::Stopped, None, &served), well);
-        assert_eq!(of(200, Ended::CallerLeft, None, &served), well);
-        // Its status says already that it failed.
-        let failed = Outcome { failed: true, ..Outcome::default() };
-        assert_eq!(of(503, Ended::UpstreamCut, None, &notes(&[(0, "passed_back")])), failed);
-        assert_eq!(of(400, Ended::UpstreamCut, None, &notes(&[(0, "passed_back")])), Outcome::default());
+        assert_eq!(of(200, Ended::UpstreamCut, None, &served), Outcome::Cut);
+        assert_eq!(of(200, Ended::Stopped, None, &served), Outcome::Cut);
+        assert_eq!(of(200, Ended::Completed, None, &notes(&[(0, "cut_off")])), Outcome::Cut);
+        assert_eq!(of(101, Ended::UpstreamCut, None, &served), Outcome::Cut);
+        assert_eq!(of(101, Ended::Stopped, None, &served), Outcome::Succeeded);
+        assert_eq!(of(200, Ended::CallerLeft, None, &served), Outcome::Succeeded);
+        assert_eq!(of(0, Ended::CallerLeft, None, &notes(&[(0, "abandoned")])), Outcome::Other);
+        // Its status says already what it was.
+        let back = notes(&[(0, "passed_back")]);
+        assert_eq!(of(503, Ended::UpstreamCut, None, &back), Outcome::Failed);
+        assert_eq!(of(400, Ended::UpstreamCut, None, &back), Outcome::Other);
+        assert!(Outcome::Cut.is_failure() && Outcome::Failed.is_failure() && !Outcome::Limited.is_failure());
     }
 
     #[test]
     fn limits_of_the_callers_own_are_no_failures() {
         let none = AttemptNotes::default();
-        let limited = Outcome { limited: true, ..Outcome::default() };
-        assert_eq!(of(429, Ended::AnsweredHere, Some("caller_limit"), &none), limited);
-        assert_eq!(of(429, Ended::AnsweredHere, Some("above_caller_limit"), &none), limited);
-        let failed = Outcome { failed: true, ..Outcome::default() };
-        assert_eq!(of(429, Ended::AnsweredHere, Some("429"), &none), failed);
+        assert_eq!(of(429, Ended::AnsweredHere, Some("caller_limit"), &none), Outcome::Limited);
+        assert_eq!(of(429, Ended::AnsweredHere, Some("above_caller_limit"), &none), Outcome::Limited);
+        assert_eq!(of(429, Ended::AnsweredHere, Some("429"), &none), Outcome::Failed);
     }
 
     #[test]
     fn what_came_to_nothing_is_absorbed_only_when_the_caller_is_served() {
+        let backends = ["east".into(), "west".into()];
         let attempts = notes(&[(0, "throttled"), (1, "unreachable"), (0, "not_there"), (1, "served")]);
-        assert_eq!(of(200, Ended::Completed, None, &attempts).absorbed, 2);
-        assert_eq!(of(200, Ended::UpstreamCut, None, &attempts).absorbed, 0);
-        let all = notes(&[(0, "throttled"), (1, "throttled")]);
-        assert_eq!(of(429, Ended::AnsweredHere, Some("429"), &all).absorbed, 0);
+        let record = record(&backends, &attempts);
+        assert_eq!(Outcome::Succeeded.absorbed(&record), 2);
+        assert_eq!(Outcome::Cut.absorbed(&record), 0);
+        assert_eq!(Outcome::Failed.absorbed(&record), 0);
     }
 }
