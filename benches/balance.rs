@@ -148,5 +148,15 @@ fn pinned(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, happy, throttled, judged, pinned);
+/// What the page, a scrape and the history look at, once a second: for so long nobody is picked.
+fn looked_at(criterion: &mut Criterion) {
+    let headers = answered_headers();
+    let (mut pool, now) = (pool(200), start());
+    for conversation in 0..2_000 {
+        request(&mut pool, now, &headers, Some(conversation));
+    }
+    criterion.bench_function("a snapshot of 200 backends", |bencher| bencher.iter(|| pool.snapshot(now)));
+}
+
+criterion_group!(benches, happy, throttled, judged, pinned, looked_at);
 criterion_main!(benches);

@@ -25,7 +25,7 @@ use sidestep::balance::{BackendSettings, Deployments, Pool, PoolSettings};
 use sidestep::telemetry::access::{AccessLog, AccessRecord, AttemptNotes, Ended, Tokens};
 use sidestep::telemetry::callers::CallersLately;
 use sidestep::telemetry::health::Readiness;
-use sidestep::telemetry::metrics::{Metrics, PoolGauges, WorkerMetrics};
+use sidestep::telemetry::metrics::{Lost, Metrics, PoolGauges, WorkerMetrics};
 use sidestep::telemetry::request_id::RequestIds;
 use sidestep::telemetry::sink::Sink;
 use sidestep::telemetry::{LogFormat, clock};
@@ -223,7 +223,7 @@ fn once_a_second(c: &mut Criterion, all: &Metrics, lately: &mut CallersLately) {
     let mut group = c.benchmark_group("once a second or a scrape");
     history(&mut group);
     group.bench_function("callers", |b| b.iter(|| lately.look(clock::now(), all.callers())));
-    group.bench_function("scrape", |b| b.iter(|| all.render(PoolGauges::default(), (0, 0)).len()));
+    group.bench_function("scrape", |b| b.iter(|| all.render(PoolGauges::default(), Lost::default()).len()));
     group.finish();
 }
 

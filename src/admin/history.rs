@@ -54,6 +54,8 @@ pub(super) struct History {
     looks: u64,
     callers: Callers,
     tracks: Vec<Track>,
+    /// Lanes for which there was no room at the last look.
+    untold: usize,
 }
 
 /// What callers got.
@@ -81,6 +83,8 @@ pub(super) struct Past<'a> {
     /// All that had failed when the last told step ended.
     failed_total: u64,
     lanes: Vec<LanePast<'a>>,
+    /// How many more lanes there are, whose past is not kept.
+    untold: usize,
 }
 
 /// One lane's steps, the oldest first; all lists are of one length and end with the same step.
@@ -110,9 +114,13 @@ impl History {
         self.callers.look(failed);
         self.looks += 1;
         let mut place = 0;
+        self.untold = 0;
         for backend in &pool.backends {
             for lane in backend.lanes.iter().filter(|lane| lane.known) {
-                let Some(track) = self.track(place, &backend.name, lane) else { continue };
+                let Some(track) = self.track(place, &backend.name, lane) else {
+                    self.untold += 1;
+                    continue;
+                };
                 self.tracks[track].look(lane, self.looks);
                 place = track + 1;
             }
@@ -164,6 +172,7 @@ impl History {
             failed: newest(&self.callers.failed, length).copied().collect(),
             failed_total: self.callers.at_step,
             lanes: self.tracks.iter().map(|track| track.last(length)).collect(),
+            untold: self.untold,
         }
     }
 }
@@ -364,7 +373,7 @@ mod tests {
         let names: Vec<String> = (0..LANES + 50).map(|n| format!("d{n}")).collect();
         let all = || names.iter().map(|name| lane(name, State::Admitting, 1, 0)).collect::<Vec<_>>();
         let history = looked([(0, all()), (100_000, all()), (100_007, all())]);
-        assert_eq!(history.tracks.len(), LANES);
+        assert_eq!((history.tracks.len(), history.past().untold), (LANES, 50));
         assert!(history.tracks.iter().all(|track| track.steps.len() <= STEPS));
         assert_eq!(serde_json::to_value(history.newest()).unwrap()["lanes"][0]["states"], "a");
     }

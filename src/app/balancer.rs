@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ use crate::settings::Settings;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::callers::CallersLately;
 use crate::telemetry::log::{DirectiveProblem, Directives};
-use crate::telemetry::metrics::{Metrics, PoolGauges};
+use crate::telemetry::metrics::{Lost, Metrics, PoolGauges};
 use crate::telemetry::request_id::RequestIds;
 use crate::telemetry::sink::Sink;
 use crate::telemetry::traces::Spans;
@@ -127,6 +128,8 @@ struct View {
     metrics: Arc<Metrics>,
     spans: Arc<Spans>,
     callers: Arc<Mutex<CallersLately>>,
+    /// Callers' connections beyond the bound.
+    refused: Arc<AtomicU64>,
     sink: Sink,
     started: Instant,
     listen: SocketAddr,
@@ -202,7 +205,12 @@ impl View {
     }
 
     fn metrics(&self) -> String {
-        self.metrics.render(PoolGauges::from(&self.pool()), (self.sink.dropped(), self.spans.dropped()))
+        let lost = Lost {
+            log_lines: self.sink.dropped(),
+            spans: self.spans.dropped(),
+            connections: self.refused.load(Ordering::Relaxed),
+        };
+        self.metrics.render(PoolGauges::from(&self.pool()), lost)
     }
 
     fn set_drained(&self, name: &str, drained: bool) -> bool {
@@ -258,6 +266,7 @@ impl Balancer {
             metrics: Arc::new(Metrics::new()),
             spans: Arc::new(Spans::new(fastrand::u64(..))),
             callers: Arc::default(),
+            refused: Arc::default(),
             sink,
             started: clock::now(),
             listen,
@@ -507,7 +516,7 @@ impl Control {
         orders: &mut mpsc::UnboundedReceiver<Order>,
     ) -> bool {
         let (stop, stopped) = watch::channel(Stop::Run);
-        let acceptor = self.workers.acceptor();
+        let acceptor = self.workers.acceptor(Arc::clone(&self.view.refused));
         if let Some(certificate) = &self.view.certificate {
             tokio::task::spawn_local(certificate.clone().watch());
         }

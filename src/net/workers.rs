@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub struct Acceptor<H> {
     limits: ServerLimits,
     /// Whoever is refused would not understand plain words.
     tls: bool,
+    /// How many came when the bound was reached.
+    refused: Arc<AtomicU64>,
     /// When it was last said that the connections' bound is reached.
     told: Cell<Option<Instant>>,
 }
@@ -165,11 +167,11 @@ impl<H: Handler> Workers<H> {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// What accepts for them.
+    /// What accepts for them; `refused` counts those beyond the bound.
     #[must_use]
-    pub fn acceptor(&self) -> Acceptor<H> {
+    pub fn acceptor(&self, refused: Arc<AtomicU64>) -> Acceptor<H> {
         let workers = self.workers.clone();
-        Acceptor { workers, limits: self.limits, tls: self.tls, told: Cell::new(None) }
+        Acceptor { workers, limits: self.limits, tls: self.tls, refused, told: Cell::new(None) }
     }
 }
 
@@ -186,6 +188,7 @@ impl<H: Handler> Acceptor<H> {
             return;
         };
         if connections(&self.workers) >= self.limits.connections.get() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             self.tell_full();
             if !self.tls {
                 refuse(stream);

@@ -7,7 +7,7 @@ use sidestep::simulator::{Fault, FaultRule};
 
 use super::fixture::{CHAT, QUESTION, Scene};
 use super::front::Front;
-use super::raw::{Answer, Wire, ask, now, request, until};
+use super::raw::{Answer, Wire, ask, get, now, request, until};
 
 const KIB: usize = 1024;
 
@@ -156,6 +156,8 @@ fn one_connection_more_than_there_may_be_is_told_503() {
     assert_eq!((answer.status, answer.code().as_str()), (503, "overloaded"));
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert!(answer.complete && third.closed(), "{answer:?}");
+    let metrics = get(front.admin(), "/metrics").text().to_owned();
+    assert!(metrics.contains("\nsidestep_connections_refused_total 1\n"), "{metrics}");
     held.pop();
     until("a place is free", || {
         Wire::to(front.address())

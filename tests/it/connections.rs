@@ -77,7 +77,7 @@ async fn who_was_let_in_by_the_kernel_before_a_drain_is_served() {
         callers.push(wire);
     }
     let (_stop, stopped) = watch::channel(Stop::Drain);
-    workers.acceptor().accept(listener, stopped).await;
+    workers.acceptor(Arc::default()).accept(listener, stopped).await;
     workers.stop(Stop::Drain);
     for (caller, mut wire) in callers.into_iter().enumerate() {
         if caller % 3 == 1 {

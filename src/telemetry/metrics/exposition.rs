@@ -9,20 +9,20 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::histogram::Histogram;
 use super::names::{NameId, label};
-use super::{AllNames, LaneGauge, PoolGauges, RequestCounts, SETS, STATES, Sums, TokenCounts};
+use super::{AllNames, LaneGauge, Lost, PoolGauges, RequestCounts, SETS, STATES, Sums, TokenCounts};
 
 /// The media type of the document.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Writes the document.
-pub(super) fn render(sums: Sums, names: &AllNames, pool: PoolGauges, dropped: (u64, u64)) -> String {
+pub(super) fn render(sums: Sums, names: &AllNames, pool: PoolGauges, lost: Lost) -> String {
     let scrape = Scrape {
         deployments: names.deployments.labels(),
         callers: names.callers.labels(),
         backends: names.backends.labels(),
         sums,
         pool,
-        dropped,
+        lost,
     };
     let mut registry = Registry::with_prefix("sidestep");
     registry.register_collector(Box::new(scrape));
@@ -42,8 +42,7 @@ struct Scrape {
     backends: Vec<String>,
     sums: Sums,
     pool: PoolGauges,
-    /// Log lines, spans.
-    dropped: (u64, u64),
+    lost: Lost,
 }
 
 impl Collector for Scrape {
@@ -63,13 +62,14 @@ impl Collector for Scrape {
         ] {
             observe(&mut encoder, name, help, histogram)?;
         }
-        let (lines, spans) = self.dropped;
-        for (name, help, dropped) in [
-            ("log_lines_dropped", "Log lines dropped because the output was not read", lines),
+        let Lost { log_lines, spans, connections } = self.lost;
+        for (name, help, lost) in [
+            ("log_lines_dropped", "Log lines dropped because the output was not read", log_lines),
             ("spans_dropped", "Spans of traces dropped because the receiver did not take them", spans),
+            ("connections_refused", "Callers' connections beyond the bound", connections),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            metric.encode_counter::<NoLabelSet, u64, f64>(&dropped, None)?;
+            metric.encode_counter::<NoLabelSet, u64, f64>(&lost, None)?;
         }
         Ok(())
     }

@@ -88,6 +88,17 @@ pub struct PoolGauges {
     pub deployments: Vec<DeploymentSnapshot>,
 }
 
+/// What found no room, since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lost {
+    /// Lines of the log.
+    pub log_lines: u64,
+    /// Spans of traces.
+    pub spans: u64,
+    /// Callers' connections.
+    pub connections: u64,
+}
+
 /// One backend.
 #[derive(Clone, Debug)]
 pub struct BackendGauge {
@@ -244,15 +255,14 @@ impl Metrics {
         totals
     }
 
-    /// The `OpenMetrics` document, of type [`CONTENT_TYPE`]. `dropped` are log lines, as the sink says, and spans of
-    /// traces.
+    /// The `OpenMetrics` document, of type [`CONTENT_TYPE`].
     #[must_use]
-    pub fn render(&self, pool: PoolGauges, dropped: (u64, u64)) -> String {
+    pub fn render(&self, pool: PoolGauges, lost: Lost) -> String {
         let mut sums = Sums::default();
         for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             sums.add(&worker.lock().sums);
         }
-        exposition::render(sums, &self.names, pool, dropped)
+        exposition::render(sums, &self.names, pool, lost)
     }
 }
 
@@ -442,7 +452,7 @@ mod tests {
             let _under_way = worker.begin();
             worker.observe(&record(&backends, &attempts));
         }
-        let text = metrics.render(PoolGauges::default(), (3, 5));
+        let text = metrics.render(PoolGauges::default(), Lost { log_lines: 3, spans: 5, connections: 7 });
         let labels = r#"{deployment="gpt-4o",caller="app""#;
         assert_eq!(line_of(&text, &format!("sidestep_requests_total{labels},status=\"200\"}}")), Some("2"));
         for (kind, count) in [("prompt", "240"), ("cached", "128"), ("completion", "90")] {
@@ -465,6 +475,7 @@ mod tests {
             ("sidestep_added_latency_seconds_sum", "0.00042"),
             ("sidestep_log_lines_dropped_total", "3"),
             ("sidestep_spans_dropped_total", "5"),
+            ("sidestep_connections_refused_total", "7"),
         ] {
             assert_eq!(line_of(&text, start), Some(count), "{start}\n{text}");
         }
@@ -479,7 +490,7 @@ mod tests {
         let backends = ["east".into()];
         let attempts = notes(&[(0, "failed"); 20]);
         metrics.worker().observe(&record(&backends, &attempts));
-        let text = metrics.render(PoolGauges::default(), (0, 0));
+        let text = metrics.render(PoolGauges::default(), Lost::default());
         let start = r#"sidestep_attempts_total{backend="east",deployment="gpt-4o",verdict="failed"}"#;
         assert_eq!(line_of(&text, start), Some("20"));
     }
@@ -494,7 +505,7 @@ mod tests {
         metrics.worker().observe(&mapped);
         mapped.served_by = None;
         metrics.worker().observe(&mapped);
-        let text = metrics.render(PoolGauges::default(), (0, 0));
+        let text = metrics.render(PoolGauges::default(), Lost::default());
         let lanes: Vec<_> =
             text.lines().filter(|line| line.starts_with("sidestep_lane_tokens_total{")).collect();
         assert_eq!(lanes.len(), 3, "{lanes:?}");
@@ -516,7 +527,7 @@ mod tests {
         made_up.deployment = None;
         (made_up.status, made_up.exhausted) = (404, false);
         worker.observe(&made_up);
-        let text = metrics.render(PoolGauges::default(), (0, 0));
+        let text = metrics.render(PoolGauges::default(), Lost::default());
         assert!(!text.contains("made-up"));
         let start = r#"sidestep_requests_total{deployment="other",caller="app",status="429"}"#;
         assert_eq!(line_of(&text, start), Some("1"));
@@ -550,7 +561,7 @@ mod tests {
             served.status = status;
             worker.observe(&served);
         }
-        let text = metrics.render(PoolGauges::default(), (0, 0));
+        let text = metrics.render(PoolGauges::default(), Lost::default());
         let requests = text.lines().filter(|l| l.starts_with("sidestep_requests_total{"));
         assert!(requests.count() <= SETS + 1 + STATUSES);
         assert_eq!(metrics.totals().requests, 1_300, "nothing goes uncounted");
@@ -581,7 +592,7 @@ mod tests {
             vec![BackendGauge { name: "we\"st".into(), in_flight: 4, credential_ready: false, lanes }];
         let (name, limit_tokens, remaining_tokens) = ("chat".into(), 60_000, 12_000);
         let deployments = vec![DeploymentSnapshot { name, limit_tokens, remaining_tokens }];
-        let text = metrics.render(PoolGauges { backends, deployments }, (0, 0));
+        let text = metrics.render(PoolGauges { backends, deployments }, Lost::default());
         for (start, count) in [
             (r#"sidestep_lane_state{backend="we\"st",deployment="gpt-4o",state="cooling"}"#, Some("1")),
             (r#"sidestep_lane_state{backend="we\"st",deployment="gpt-4o",state="admitting"}"#, Some("0")),
