@@ -279,8 +279,8 @@ fn unix_nanos(at: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::access::AttemptNotes;
     use super::super::access::tests::record;
+    use super::super::access::{AttemptNote, AttemptNotes};
     use super::super::request_id::RequestIds;
     use super::*;
 
@@ -364,7 +364,8 @@ mod tests {
         for number in 0..100 {
             trace.tries(now, ("there", 443), None);
             trace.answered(if number < 99 { 429 } else { 200 });
-            attempts.push(usize::from(number == 99), if number < 99 { "throttled" } else { "served" });
+            let verdict = if number < 99 { "throttled" } else { "served" };
+            attempts.push(AttemptNote::new(usize::from(number == 99), verdict));
             trace.tried(now);
         }
         trace.commits(now);
