@@ -496,7 +496,10 @@ pub(super) mod tests {
                 "time": "2026-09-21T14:13:20.007Z", "level": "INFO", "message": "request",
                 "id": record.id.as_str(), "caller": "app", "method": "POST", "operation": "chat",
                 "deployment": "gpt-4o", "status": 200, "backend": "west",
-                "attempts": [{"backend": "east", "verdict": "throttled"}, {"backend": "west", "verdict": "served"}],
+                "attempts": [
+                    {"backend": "east", "verdict": "throttled", "status": null},
+                    {"backend": "west", "verdict": "served", "status": null},
+                ],
                 "further_attempts": 0, "held_ms": null, "first_byte_ms": 340.5, "total_ms": 812.0, "ours_ms": 0.21,
                 "prompt_tokens": 120, "cached_tokens": 64, "completion_tokens": 45, "estimated": false,
                 "stream": true, "ended": "completed", "error": null
