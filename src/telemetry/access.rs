@@ -508,6 +508,23 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_record_takes_no_memory_beside_the_buffer_that_is_used_again() {
+        let backends = ["east".into(), "west".into()];
+        let mut out = Vec::with_capacity(4_096);
+        let counted = allocation_counter::measure(|| {
+            for cause in [None, Some(crate::balance::AttemptFailure::Dns)] {
+                let mut attempts = AttemptNotes::default();
+                attempts.push(AttemptNote { status: 503, cause, ..AttemptNote::new(0, "failed") });
+                attempts.push(AttemptNote { status: 200, ..AttemptNote::new(1, "served") });
+                let record = record(&backends, &attempts);
+                record.write_text(&mut out, NOW, true);
+                record.write_json(&mut out, NOW);
+            }
+        });
+        assert_eq!(counted.count_total, 0, "{counted:?}");
+    }
+
+    #[test]
     fn a_request_refused_here_has_no_backend_and_no_tokens() {
         let attempts = AttemptNotes::default();
         let mut record = record(&[], &attempts);

@@ -426,7 +426,7 @@ describe("a balancer with settings", () => {
       const share = (await busy() - from) * 1000 / (Date.now() - since);
       const moved = await page.evaluate(() => [...window.moved.values()]);
       console.log(`200 backends keep the browser ${(share * 100).toFixed(1)} % busy; changes of each second: ${moved}`);
-      assert.ok(moved.length >= 4 && Math.max(...moved) < names.length, `changes of each second: ${moved}`);
+      assert.ok(moved.length >= 3 && Math.max(...moved) < names.length, `changes of each second: ${moved}`);
       await page.setViewportSize({ width: 390, height: 844 });
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
       assert.deepEqual(page.problems, []);
