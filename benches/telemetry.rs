@@ -22,7 +22,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use sidestep::admin::{Admin, Doors};
 use sidestep::balance::{BackendSettings, Deployments, Pool, PoolSettings};
-use sidestep::telemetry::access::{AccessLog, AccessRecord, AttemptNotes, Ended, Tokens};
+use sidestep::telemetry::access::{AccessLog, AccessRecord, AttemptNote, AttemptNotes, Ended, Tokens};
 use sidestep::telemetry::callers::CallersLately;
 use sidestep::telemetry::health::Readiness;
 use sidestep::telemetry::metrics::{Lost, Metrics, PoolGauges, WorkerMetrics};
@@ -68,8 +68,8 @@ fn log(level: &str, format: LogFormat) -> (AccessLog, Sink) {
 fn request(ids: &RequestIds, backends: &[Arc<str>], log: &AccessLog, metrics: Option<&WorkerMetrics>) {
     let under_way = metrics.map(WorkerMetrics::begin);
     let mut attempts = AttemptNotes::default();
-    attempts.push(0, "throttled");
-    attempts.push(1, "served");
+    attempts.push(AttemptNote { status: 429, ..AttemptNote::new(0, "throttled") });
+    attempts.push(AttemptNote { status: 200, ..AttemptNote::new(1, "served") });
     let record = record(ids, backends, &attempts);
     if let Some(metrics) = metrics {
         metrics.observe(black_box(&record));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
-use sidestep::telemetry::access::{AccessRecord, AttemptNotes, Ended, Tokens};
+use sidestep::telemetry::access::{AccessRecord, AttemptNote, AttemptNotes, Ended, Tokens};
 use sidestep::telemetry::request_id::RequestIds;
 use sidestep::telemetry::traces::{Spans, Trace, message};
 
@@ -56,8 +56,8 @@ fn traces(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("traces");
     let backends: [Arc<str>; 2] = ["west".into(), "east".into()];
     let mut attempts = AttemptNotes::default();
-    attempts.push(0, "throttled");
-    attempts.push(1, "served");
+    attempts.push(AttemptNote { status: 429, ..AttemptNote::new(0, "throttled") });
+    attempts.push(AttemptNote { status: 200, ..AttemptNote::new(1, "served") });
     let ids = RequestIds::new(1, 0);
     let now = tokio::time::Instant::now().into_std();
     let mut headers = HeaderMap::new();

@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::timeout;
 
 use crate::net::server::BodyError;
 
@@ -33,6 +35,9 @@ const QUEUE: usize = 8;
 const LOOK: Duration = Duration::from_millis(200);
 /// Looks from one status document to the next.
 const LOOKS: u32 = 5;
+/// Between two looks while nobody watches and nothing happens: an idle process is left asleep. Less than a step of the
+/// past, so that none is missed.
+const QUIET: Duration = Duration::from_secs(4);
 
 /// What watchers are told, and who they are.
 #[derive(Debug)]
@@ -42,6 +47,12 @@ pub(super) struct Live {
     looks: Cell<u32>,
     /// The number of state changes at the last document.
     told: Cell<u64>,
+    /// Picks up to the last look.
+    picks: Cell<u64>,
+    /// At the last look nothing was under way, and nothing had been since the one before.
+    quiet: Cell<bool>,
+    /// Told when somebody begins to watch.
+    joined: Notify,
     ended: Cell<bool>,
 }
 
@@ -61,13 +72,21 @@ impl Live {
             watchers: RefCell::default(),
             looks: Cell::new(0),
             told: Cell::new(0),
+            picks: Cell::new(0),
+            quiet: Cell::new(false),
+            joined: Notify::new(),
             ended: Cell::new(false),
         }
     }
 
-    /// Until the next look: nobody is in a hurry while nobody watches, and an idle process is left asleep.
-    pub(super) fn pause(&self) -> Duration {
-        if self.watched() { LOOK } else { LOOK * LOOKS }
+    /// Until the next look, or until somebody watches.
+    pub(super) async fn pause(&self) {
+        let pause = match (self.watched(), self.quiet.get()) {
+            (true, _) => LOOK,
+            (false, false) => LOOK * LOOKS,
+            (false, true) => QUIET,
+        };
+        let _watched = timeout(pause, self.joined.notified()).await;
     }
 
     /// One look.
@@ -80,6 +99,8 @@ impl Live {
             return;
         }
         let pool = (doors.pool)();
+        let picks = pool.requests();
+        self.quiet.set(pool.at_rest() && self.picks.replace(picks) == picks);
         let mut piece = Vec::new();
         if self.history.borrow_mut().look(now, &pool, (doors.failed)()) && watched {
             event(&mut piece, "step", &self.history.borrow().newest());
@@ -121,6 +142,7 @@ impl Live {
         let (sender, receiver) = channel(QUEUE);
         if sender.try_send(Bytes::from(piece)).is_ok() {
             self.watchers.borrow_mut().push(sender);
+            self.joined.notify_one();
         }
         Ok(Watch(receiver))
     }
@@ -170,6 +192,8 @@ impl Body for Watch {
 mod tests {
     use super::super::tests::doors;
     use super::*;
+    use crate::balance::PoolSnapshot;
+    use crate::telemetry::clock;
 
     fn read(watch: &mut Watch) -> Option<String> {
         watch.0.try_recv().ok().map(|piece| String::from_utf8(piece.to_vec()).unwrap())
@@ -257,5 +281,30 @@ mod tests {
         let doors = Doors { status: std::rc::Rc::new(|_| panic!("nobody asked")), ..doors() };
         let live = Live::new();
         second(&live, &doors);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_nothing_happens_nobody_looks_but_every_four_seconds_until_somebody_watches() {
+        let (live, doors) = (Live::new(), doors());
+        live.look(clock::now(), &doors);
+        let start = tokio::time::Instant::now();
+        live.pause().await;
+        assert_eq!(start.elapsed(), QUIET);
+        let _watch = live.watch(&doors).unwrap();
+        live.pause().await;
+        assert_eq!(start.elapsed(), QUIET, "the one that came is told at once");
+        live.pause().await;
+        assert_eq!(start.elapsed(), QUIET + LOOK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_requests_come_it_is_looked_once_a_second() {
+        let busy = || PoolSnapshot { in_flight: 1, backends: Vec::new(), deployments: Vec::new() };
+        let doors = Doors { pool: std::rc::Rc::new(busy), ..doors() };
+        let live = Live::new();
+        live.look(clock::now(), &doors);
+        let start = tokio::time::Instant::now();
+        live.pause().await;
+        assert_eq!(start.elapsed(), LOOK * LOOKS);
     }
 }

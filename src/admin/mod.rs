@@ -34,7 +34,6 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use secrecy::SecretString;
 use serde::Serialize;
-use tokio::time::sleep;
 
 use crate::balance::PoolSnapshot;
 use crate::net::server::{BodyError, Handler, Peer};
@@ -197,7 +196,7 @@ impl Admin {
     pub async fn look(self: Rc<Self>) {
         loop {
             self.live.look(clock::now(), &self.doors);
-            sleep(self.live.pause()).await;
+            self.live.pause().await;
         }
     }
 

@@ -4,8 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,21 +13,19 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{sleep, sleep_until};
 
 use super::certificate::{ListenerCertificate, sentence};
-use super::explain::explain;
 use super::traces::{LONGEST_END, Sending};
 use super::upstreams::{edge_settings, presented, slots};
+use super::view::View;
 use crate::admin::explain::{ExplainAsk, ExplainDocument};
-use crate::admin::status::{
-    BackendStatus, ByCaller, CallersStatus, DeploymentStatus, ObjectsStatus, StatusDocument, TokensStatus,
-};
+use crate::admin::status::StatusDocument;
 use crate::admin::{Admin, Doors};
 use crate::balance::{Pool, PoolSnapshot};
 use crate::identity::callers::Callers;
 use crate::identity::entra::{Pace, keep_fresh};
-use crate::identity::token::{Changed, Keeper, Slot};
+use crate::identity::token::{Changed, Keeper};
 use crate::identity::{Credential, UnsendableCredential};
 use crate::net::certificate;
 use crate::net::connect::TlsProblem;
@@ -39,9 +36,8 @@ use crate::net::workers::Workers;
 use crate::proxy::{Edge, Proxy, Shared, UnusableEdge};
 use crate::settings::Settings;
 use crate::telemetry::access::AccessLog;
-use crate::telemetry::callers::CallersLately;
 use crate::telemetry::log::{DirectiveProblem, Directives};
-use crate::telemetry::metrics::{Lost, Metrics, PoolGauges};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::request_id::RequestIds;
 use crate::telemetry::sink::Sink;
 use crate::telemetry::traces::Spans;
@@ -58,6 +54,8 @@ const STALLED_OPERATOR: Duration = Duration::from_secs(30);
 
 /// Between two looks at whether all is well and whether cooldowns have ended.
 const TICK: Duration = Duration::from_secs(1);
+/// The same while nothing is asked and nothing rests: an idle process is left asleep.
+const QUIET: Duration = Duration::from_secs(4);
 
 /// Between two looks at whether the workers have ended.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
@@ -119,116 +117,6 @@ enum Order {
     Drain,
     Abort,
     Reload(Box<Settings>, std::sync::mpsc::Sender<Result<(), StartError>>),
-}
-
-/// What can be seen from any thread.
-#[derive(Clone, Debug)]
-struct View {
-    shared: Arc<Shared>,
-    metrics: Arc<Metrics>,
-    spans: Arc<Spans>,
-    callers: Arc<Mutex<CallersLately>>,
-    /// Callers' connections beyond the bound.
-    refused: Arc<AtomicU64>,
-    sink: Sink,
-    started: Instant,
-    listen: SocketAddr,
-    certificate: Option<ListenerCertificate>,
-    admin: Option<SocketAddr>,
-    /// By the pool's index: where a backend's token lies, if it is called with one.
-    tokens: Arc<Mutex<Vec<Option<Slot>>>>,
-}
-
-impl View {
-    fn pool(&self) -> PoolSnapshot {
-        self.shared.pool().snapshot(clock::now())
-    }
-
-    fn tokens(&self) -> Vec<Option<Slot>> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Tells the pool and the callers that wait which backends have a valid token.
-    fn tell_credentials(&self) {
-        let now = clock::now();
-        let ready = |slot: &Option<Slot>| slot.as_ref().is_none_or(|slot| slot.current(now).is_some());
-        self.shared.set_credentials(self.tokens().iter().map(ready));
-    }
-
-    /// Where callers find it.
-    fn url(&self) -> String {
-        let scheme = if self.certificate.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.listen)
-    }
-
-    fn status(&self, snapshot: &PoolSnapshot) -> StatusDocument {
-        let totals = self.metrics.totals();
-        StatusDocument {
-            version: env!("CARGO_PKG_VERSION"),
-            now_ms: clock::unix_ms(),
-            uptime_seconds: clock::now().saturating_duration_since(self.started).as_secs_f64(),
-            listen: self.url(),
-            certificate: self.certificate.as_ref().map(ListenerCertificate::status),
-            admin: self.admin.map(|admin| format!("http://{admin}")),
-            draining: self.shared.health.draining(),
-            callers: CallersStatus { held: self.shared.held(), ..CallersStatus::from(&totals) },
-            tokens: TokensStatus::from(&totals),
-            by_caller: ByCaller::from(self.look_at_callers().told()),
-            objects: ObjectsStatus::from(self.shared.pins().counts()),
-            backends: snapshot
-                .backends
-                .iter()
-                .zip(self.tokens().into_iter().chain(std::iter::repeat(None)))
-                .map(|(backend, slot)| {
-                    let state = slot.map(|slot| slot.state()).unwrap_or_default();
-                    let left = |at: Instant| at.saturating_duration_since(clock::now()).as_secs();
-                    BackendStatus {
-                        credential_cause: state.trouble.as_deref().map(str::to_owned),
-                        credential_valid_seconds: state.held.map(|held| left(held.expires)),
-                        credential_next_try_seconds: state.next.map(left),
-                        ..BackendStatus::from(backend)
-                    }
-                })
-                .collect(),
-            deployments: snapshot.deployments.iter().map(DeploymentStatus::from).collect(),
-        }
-    }
-
-    fn look_at_callers(&self) -> MutexGuard<'_, CallersLately> {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        callers.look(clock::now(), self.metrics.callers());
-        callers
-    }
-
-    fn explain(&self, ask: &ExplainAsk) -> Result<ExplainDocument, String> {
-        explain(&self.shared.pool(), clock::now(), ask)
-    }
-
-    fn metrics(&self) -> String {
-        let lost = Lost {
-            log_lines: self.sink.dropped(),
-            spans: self.spans.dropped(),
-            connections: self.refused.load(Ordering::Relaxed),
-        };
-        self.metrics.render(PoolGauges::from(&self.pool()), lost)
-    }
-
-    fn set_drained(&self, name: &str, drained: bool) -> bool {
-        let mut pool = self.shared.pool();
-        let snapshot = pool.snapshot(clock::now());
-        let Some(index) = snapshot.backends.iter().position(|backend| &*backend.name == name) else {
-            return false;
-        };
-        pool.set_drained(index, drained);
-        drop(pool);
-        self.shared.look_again();
-        if drained {
-            tracing::info!(backend = name, "drained by an operator");
-        } else {
-            tracing::info!(backend = name, "resumed by an operator");
-        }
-        true
-    }
 }
 
 impl Balancer {
@@ -366,6 +254,11 @@ impl Balancer {
     #[must_use]
     pub fn ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Returns once it is about to end.
+    pub async fn stopped(&self) {
+        self.orders.closed().await;
     }
 
     /// Waits for the end; `false` when it ended without being asked to.
@@ -521,8 +414,7 @@ impl Control {
             tokio::task::spawn_local(certificate.clone().watch());
         }
         let accepting = tokio::task::spawn_local(async move { acceptor.accept(listener, stopped).await });
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut look, mut seen) = (tokio::time::Instant::now(), 0);
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -536,13 +428,16 @@ impl Control {
                         let _gone = reply.send(outcome);
                     }
                 },
-                _ = tick.tick() => {
+                () = sleep_until(look) => {
                     if self.workers.any_ended() || accepting.is_finished() {
                         tracing::error!("a worker thread has ended by itself");
                         return false;
                     }
-                    self.tell_changes();
+                    let pool = self.tell_changes();
                     drop(self.view.look_at_callers());
+                    let quiet = pool.at_rest() && pool.requests() == seen;
+                    seen = pool.requests();
+                    look = tokio::time::Instant::now() + if quiet { QUIET } else { TICK };
                 }
             }
         }
@@ -583,13 +478,14 @@ impl Control {
     }
 
     /// Cooldowns that ended while nobody asked are told here.
-    fn tell_changes(&self) {
-        let changes = {
+    fn tell_changes(&self) -> PoolSnapshot {
+        let (snapshot, changes) = {
             let mut pool = self.view.shared.pool();
-            drop(pool.snapshot(clock::now()));
-            if pool.has_changes() { pool.take_changes() } else { Vec::new() }
+            let snapshot = pool.snapshot(clock::now());
+            (snapshot, if pool.has_changes() { pool.take_changes() } else { Vec::new() })
         };
         changes.iter().for_each(change::tell);
+        snapshot
     }
 
     async fn drain(&self, stop: &watch::Sender<Stop>, accepting: tokio::task::JoinHandle<()>) {

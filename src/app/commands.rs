@@ -148,8 +148,6 @@ fn run(
         announce(settings, &balancer);
         let mut draining = false;
         loop {
-            // While nothing is asked for there is nothing to look at but the threads' lives.
-            let pause = if draining { LOOK } else { Duration::from_secs(1) };
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -157,12 +155,7 @@ fn run(
                     reload(&balancer, reread());
                     continue;
                 }
-                () = tokio::time::sleep(pause) => {
-                    if balancer.ended() {
-                        return Ok(());
-                    }
-                    continue;
-                }
+                () = balancer.stopped() => return Ok(()),
             }
             if draining {
                 balancer.abort();

@@ -22,6 +22,23 @@ pub struct PoolSnapshot {
     pub deployments: Vec<DeploymentSnapshot>,
 }
 
+impl PoolSnapshot {
+    /// Nothing is under way, and no lane or backend comes back by itself.
+    #[must_use]
+    pub fn at_rest(&self) -> bool {
+        let steady = |backend: &BackendSnapshot| {
+            backend.remaining.is_none() && backend.lanes.iter().all(|lane| lane.remaining.is_none())
+        };
+        self.in_flight == 0 && self.backends.iter().all(steady)
+    }
+
+    /// Picks so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.backends.iter().map(|backend| backend.tally.requests).sum()
+    }
+}
+
 /// One deployment, by the callers' name, over all backends in use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeploymentSnapshot {

@@ -647,6 +647,7 @@ mod tests {
                 api,
                 "upstream_stream_interrupted",
                 "the upstream broke off",
+                "3cac2921276ab313",
             );
             let (kinds, scanner) = fed(api, &[&event]);
             assert!(

@@ -29,10 +29,11 @@ use crate::balance::{
 use crate::identity::Presented;
 use crate::identity::callers::Callers;
 use crate::net::connect::ConnectError;
-use crate::net::upstream::{Answer, Reuse, SendError};
+use crate::net::upstream::{Answer, AnswerError, Reuse, SendError};
 use crate::openai::{Api, ServiceTier, UsageScanner};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
+use crate::telemetry::request_id::RequestId;
 use crate::telemetry::text::chain;
 
 /// An answer of known length up to here is collected before the commit: a break in its middle can still fail
@@ -47,6 +48,7 @@ const MESSAGE_TIME: Duration = Duration::from_millis(50);
 
 /// What one attempt is about.
 pub(super) struct Attempt<'a> {
+    pub(super) id: RequestId,
     pub(super) edge: &'a Edge,
     /// Who admitted the request, and so know which tokens are keys of ours.
     pub(super) callers: &'a Callers,
@@ -210,13 +212,19 @@ impl Attempt<'_> {
                 (now, reuse) = (clock::now(), Reuse::Never);
                 continue;
             }
-            let name = &self.edge.names[pick.backend];
             if backend.upstream.is_worth_telling(&error) {
-                tracing::warn!(backend = %name, error = %chain(&error), "no connection to the backend");
+                let name = &self.edge.names[pick.backend];
+                tracing::warn!(id = %self.id, backend = %name, error = %chain(&error), "no connection to the backend");
             }
-            tracing::debug!(backend = %name, error = %chain(&error), "attempt failed");
+            self.tell(&error);
             return Err(broken(&error));
         }
+    }
+
+    /// The record has a short word for it; these are for whoever looks closer.
+    fn tell(&self, error: &dyn std::error::Error) {
+        let name = &self.edge.names[self.place.pick().backend];
+        tracing::debug!(id = %self.id, backend = %name, error = %chain(error), "attempt failed");
     }
 
     /// A head is there: collects as much as its kind needs, then judges.
@@ -256,7 +264,13 @@ impl Attempt<'_> {
             drop(answer);
             return match collected {
                 Ok(body) => self.commit_small(head, body, attempts, ledger),
-                Err(Uncollected::Attempt(failure)) => self.failed(failure, understood, attempts, ledger),
+                Err(Uncollected::Cut(error)) => {
+                    self.tell(&error);
+                    self.failed(AttemptFailure::Closed, understood, attempts, ledger)
+                }
+                Err(Uncollected::Late) => {
+                    self.failed(AttemptFailure::FirstByteTimeout, understood, attempts, ledger)
+                }
                 Err(Uncollected::OutOfTime) => {
                     self.close(Verdict::TimedOut, attempts, ledger);
                     Outcome::Stop(ProxyError::UpstreamTimeout)
@@ -357,7 +371,12 @@ impl Attempt<'_> {
                 // An error inside a 200 is no answer to pass back later: what comes then is said by the cause.
                 Outcome::Next(None)
             }
-            Opened::Cut => self.failed(AttemptFailure::Closed, understood, attempts, ledger),
+            Opened::Cut(error) => {
+                if let Some(error) = error {
+                    self.tell(&error);
+                }
+                self.failed(AttemptFailure::Closed, understood, attempts, ledger)
+            }
             Opened::Silent => self.failed(AttemptFailure::FirstEventTimeout, understood, attempts, ledger),
             Opened::OutOfTime => {
                 self.close(Verdict::TimedOut, attempts, ledger);
@@ -393,6 +412,9 @@ impl Attempt<'_> {
         attempts: &mut Attempts,
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
+        if let Some(entry) = ledger {
+            entry.fails(failure);
+        }
         let judgement = judge_failure(failure, self.ask, attempts);
         self.close(judgement.verdict, attempts, ledger);
         match judgement.next {
@@ -404,17 +426,15 @@ impl Attempt<'_> {
 
     /// The attempt came to nothing through no fault of its lane, whose state stays as it was.
     fn abandon(self, ledger: &mut Option<Ledger>) {
-        let backend = self.number(ledger);
         if let Some(entry) = ledger {
-            entry.tried(backend, "abandoned");
+            entry.abandoned();
         }
     }
 
     /// The attempt is over and nothing of it goes downstream.
     fn close(self, verdict: Verdict, attempts: &mut Attempts, ledger: &mut Option<Ledger>) {
-        let backend = self.number(ledger);
         if let Some(entry) = ledger {
-            entry.tried(backend, verdict.word());
+            entry.tried(verdict.word());
         }
         self.place.report(clock::now(), verdict, attempts);
     }
@@ -465,7 +485,7 @@ impl Attempt<'_> {
         usage.feed(&body);
         let tokens = entry.count_tokens(usage.usage(), 0);
         let verdict = Verdict::Served { tokens };
-        entry.tried(backend, verdict.word());
+        entry.tried(verdict.word());
         entry.commit(now, head.status, backend);
         let explain = self.explain();
         self.place.served(now, &head.headers, verdict, attempts);
@@ -499,7 +519,7 @@ impl Attempt<'_> {
     ) -> Outcome {
         let backend = self.number(ledger);
         let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
-        entry.tried(backend, verdict.word());
+        entry.tried(verdict.word());
         entry.commit(clock::now(), head.status, backend);
         let explain = self.explain();
         let noting = self.bond.served(self.place.pick().backend_id(), &head);
@@ -562,7 +582,9 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 
 /// Why a small answer is not here whole.
 enum Uncollected {
-    Attempt(AttemptFailure),
+    Cut(AnswerError),
+    /// The next part did not come in time.
+    Late,
     OutOfTime,
 }
 
@@ -605,11 +627,11 @@ async fn frame_within(
             match timeout_at(limit.into(), answer.frame()).await {
                 Ok(frame) => frame,
                 Err(_) if limit == deadline => return Err(Uncollected::OutOfTime),
-                Err(_) => return Err(Uncollected::Attempt(AttemptFailure::FirstByteTimeout)),
+                Err(_) => return Err(Uncollected::Late),
             }
         }
     };
-    frame.transpose().map_err(|_| Uncollected::Attempt(AttemptFailure::Closed))
+    frame.transpose().map_err(Uncollected::Cut)
 }
 
 /// Waits for the backend from `now` on: that time is not ours. Pinned by the caller, or it would stand in memory twice.

@@ -26,6 +26,8 @@ use crate::net::upstream::Answer;
 use crate::openai::{Api, Ending, EventScanner, UsageScanner, errors};
 use crate::telemetry::access::Ended;
 use crate::telemetry::clock;
+use crate::telemetry::request_id::RequestId;
+use crate::telemetry::text::chain;
 
 /// What callers get as a body.
 #[derive(Debug)]
@@ -88,6 +90,7 @@ static DATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"data:"))
 
 /// A committed answer.
 pub struct Committed {
+    id: RequestId,
     answer: Answer,
     held: Held,
     stage: Stage,
@@ -148,6 +151,7 @@ impl Committed {
     ) -> Self {
         let ear = ledger.ear();
         let mut committed = Self {
+            id: ledger.id,
             answer,
             held,
             stage: Stage::Passing,
@@ -234,7 +238,11 @@ impl Committed {
                 self.stage = Stage::Over;
                 Poll::Ready(None)
             }
-            Some(Err(_)) | None => self.cut(Ended::UpstreamCut, cx),
+            Some(Err(error)) => {
+                tracing::debug!(id = %self.id, error = %chain(&error), "the answer broke off");
+                self.cut(Ended::UpstreamCut, cx)
+            }
+            None => self.cut(Ended::UpstreamCut, cx),
         }
     }
 
@@ -283,7 +291,7 @@ impl Committed {
                 Ended::Stopped => "The balancer shuts down and could not wait for the end of this answer.",
                 _ => "The backend broke off in the middle of its answer.",
             };
-            Stage::Telling(errors::stream_event(self.api, errors::STREAM_INTERRUPTED, text))
+            Stage::Telling(errors::stream_event(self.api, errors::STREAM_INTERRUPTED, text, self.id.as_str()))
         } else {
             // What has been passed on so far is flushed first.
             Stage::Flushing

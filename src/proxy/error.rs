@@ -7,11 +7,12 @@ use http::{HeaderValue, Response, StatusCode, header};
 use thiserror::Error;
 
 use super::committed::ProxyBody;
-use super::headers::{RETRY_AFTER_MS, SHOULD_RETRY};
+use super::headers::{RETRY_AFTER_MS, SDK_REQUEST_ID, SHOULD_RETRY};
 use crate::identity::callers::Refusal;
 use crate::identity::entra::Doubt;
 use crate::identity::limits::{Measure, Reached};
 use crate::openai::{BodyProblem, PathProblem, errors};
+use crate::telemetry::request_id::RequestId;
 
 /// Why a request is answered here. The text of each is what the caller reads.
 #[derive(Clone, Copy, Debug, Error)]
@@ -250,13 +251,14 @@ impl ProxyError {
 
     /// The answer.
     #[must_use]
-    pub fn response(&self, request_id: &str) -> Response<ProxyBody> {
-        tracing::debug!(id = request_id, code = self.code(), "answered here");
-        let body: Bytes = errors::body(self.code(), &self.to_string(), self.kind(), None);
+    pub fn response(&self, id: RequestId) -> Response<ProxyBody> {
+        tracing::debug!(%id, code = self.code(), "answered here");
+        let body: Bytes = errors::body(self.code(), &self.to_string(), self.kind(), id.as_str());
         let mut response = Response::new(ProxyBody::full(body));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(SDK_REQUEST_ID, id.header_value());
         match self {
             Self::Throttled { wait } | Self::OwnerThrottled { wait } | Self::CallerLimit { wait, .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(*wait)));

@@ -13,6 +13,8 @@ use crate::balance::Deployments;
 
 /// The id of a request, on every answer.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-sidestep-request-id");
+/// The same where the answer is ours: SDKs show this one with an error. On other answers it is the backend's.
+pub(super) const SDK_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Which backend answered.
 pub(super) const BACKEND: HeaderName = HeaderName::from_static("x-sidestep-backend");
 /// How many attempts it took.

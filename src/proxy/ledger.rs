@@ -9,11 +9,11 @@ use http::{Method, StatusCode};
 
 use super::edge::Edge;
 use super::error::ProxyError;
-use crate::balance::Pick;
+use crate::balance::{AttemptFailure, Pick};
 use crate::identity::limits::Turn;
 use crate::net::stop::{Ear, LocalStop};
 use crate::openai::{Route, Usage};
-use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNotes, Ended, Tokens};
+use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote, AttemptNotes, Ended, Tokens};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::{InFlight, WorkerMetrics};
 use crate::telemetry::request_id::{RequestId, RequestIds};
@@ -56,8 +56,8 @@ pub(super) struct Ledger {
     status: u16,
     served_by: Option<usize>,
     pub(super) attempts: AttemptNotes,
-    /// The backend that is being tried, of which nothing is noted yet.
-    trying: Option<usize>,
+    /// The attempt that runs: what would be noted of it if it ended here.
+    trying: Option<AttemptNote>,
     pub(super) exhausted: bool,
     error: Option<&'static str>,
     pub(super) stream: bool,
@@ -165,7 +165,7 @@ impl Ledger {
 
     /// An attempt begins; `backend` is its number in this record.
     pub(super) fn tries(&mut self, now: Instant, backend: usize, edge: &Edge, pick: &Pick) {
-        self.trying = Some(backend);
+        self.trying = Some(AttemptNote::new(backend, "abandoned"));
         if let Some(trace) = &mut self.trace {
             let origin = edge.backends[pick.backend].upstream.origin();
             let model = pick.deployment_there.as_ref().or(self.deployment.as_ref()).map(Arc::clone);
@@ -175,17 +175,34 @@ impl Ledger {
 
     /// The backend's head is there.
     pub(super) fn answered(&mut self, status: StatusCode) {
+        if let Some(note) = &mut self.trying {
+            note.status = status.as_u16();
+        }
         if let Some(trace) = &mut self.trace {
             trace.answered(status.as_u16());
         }
     }
 
+    /// No usable answer came, or will come.
+    pub(super) fn fails(&mut self, cause: AttemptFailure) {
+        if let Some(note) = &mut self.trying {
+            note.cause = Some(cause);
+        }
+    }
+
     /// It has come to something.
-    pub(super) fn tried(&mut self, backend: usize, verdict: &'static str) {
-        self.trying = None;
-        self.attempts.push(backend, verdict);
+    pub(super) fn tried(&mut self, verdict: &'static str) {
+        let Some(note) = self.trying.take() else { return };
+        self.attempts.push(AttemptNote { verdict, ..note });
         if let Some(trace) = &mut self.trace {
             trace.tried(clock::now());
+        }
+    }
+
+    /// It was given up, through no fault of its backend.
+    pub(super) fn abandoned(&mut self) {
+        if let Some(note) = &self.trying {
+            self.tried(note.verdict);
         }
     }
 
@@ -304,9 +321,7 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         if !self.written {
-            if let Some(backend) = self.trying {
-                self.tried(backend, "abandoned");
-            }
+            self.abandoned();
             self.end(clock::now(), Ended::CallerLeft);
         }
     }

@@ -326,6 +326,7 @@ impl Proxy {
             };
             let next = self.next_in_line(now, &edge, &ask, &attempts);
             let attempt = Attempt {
+                id: ledger.as_ref().expect("taken at the commit only").id,
                 edge: &edge,
                 callers: &front.callers,
                 parts,
@@ -338,10 +339,9 @@ impl Proxy {
             let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
                 attempt::Outcome::Commit(response) => return Ok(self.line_up(now, next, *response)),
-                attempt::Outcome::Next(None) => {}
                 attempt::Outcome::Lacking => lacking = true,
                 attempt::Outcome::Tokenless => tokenless = true,
-                attempt::Outcome::Next(answer) => kept = answer,
+                attempt::Outcome::Next(answer) => kept = answer.or(kept),
                 attempt::Outcome::Stop(error) => return Err(error),
             }
         }
@@ -464,7 +464,7 @@ impl Handler for Proxy {
             return response;
         }
         let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
-        let id = entry.id.header_value();
+        let id = entry.id;
         let mut ledger = Some(entry);
         // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then. Its place
         // comes first: then it is made there, and not copied there with all the room that it will need.
@@ -473,7 +473,7 @@ impl Handler for Proxy {
         let mut response = match served {
             Ok(response) => response,
             Err(error) => {
-                let response = error.response(ledger.as_ref().map_or("", |entry| entry.id.as_str()));
+                let response = error.response(id);
                 if let Some(mut entry) = ledger.take() {
                     entry.refuse(&error);
                 }
@@ -481,7 +481,7 @@ impl Handler for Proxy {
             }
         };
         edge.callers.pages().allow(&parts.headers, response.headers_mut());
-        response.headers_mut().insert(headers::REQUEST_ID, id);
+        response.headers_mut().insert(headers::REQUEST_ID, id.header_value());
         response
     }
 }

@@ -13,7 +13,7 @@ use hyper::body::Frame;
 use tokio::time::timeout_at;
 
 use super::request::Share;
-use crate::net::upstream::Answer;
+use crate::net::upstream::{Answer, AnswerError};
 use crate::openai::{Api, ErrorClass, EventKind, EventScanner, StreamError};
 use crate::telemetry::clock;
 
@@ -41,8 +41,8 @@ pub(super) enum Opened {
     Begun(Held),
     /// It failed before it said anything.
     Failed(StreamError, Held),
-    /// It ended before it said anything.
-    Cut,
+    /// It ended before it said anything; what was seen of that.
+    Cut(Option<AnswerError>),
     /// No event within its time.
     Silent,
     /// The request's deadline passed.
@@ -128,10 +128,10 @@ pub(super) async fn open(answer: &mut Answer, api: Api, limits: Limits, share: S
         let limit = hold.or(limits.first_event).map_or(limits.deadline, |limit| limit.min(limits.deadline));
         let frame = match timeout_at(limit.into(), answer.frame()).await {
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_)) | None) => {
+            Ok(ended) => {
                 return match failed {
                     Some(error) => Opened::Failed(error, held),
-                    None => Opened::Cut,
+                    None => Opened::Cut(ended.and_then(Result::err)),
                 };
             }
             Err(_) => {

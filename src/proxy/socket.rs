@@ -55,7 +55,7 @@ impl Attempt<'_> {
         let Some(mut entry) = ledger.take() else { return Outcome::Stop(ProxyError::UpstreamFailed) };
         let now = clock::now();
         self.place.answered(now, &head.headers, attempts);
-        entry.tried(number, Verdict::Served { tokens: 0 }.word());
+        entry.tried(Verdict::Served { tokens: 0 }.word());
         entry.commit(now, head.status, number);
         entry.stream = true;
         finish_head(&mut head.headers, self.explain(), &entry);

@@ -9,6 +9,7 @@ use tracing::Level;
 use super::LogFormat;
 use super::clock::{self, Stamp};
 use super::log::Directives;
+pub use super::notes::{AttemptNote, AttemptNotes, NAMED_ATTEMPTS};
 use super::request_id::RequestId;
 use super::sink::Sink;
 use super::text::{decimal, json, millis, word};
@@ -16,10 +17,6 @@ use super::traces::TraceId;
 
 /// The target under which records are switched on and off in the log level.
 const TARGET: &str = "sidestep::access";
-/// The most attempts a record names; a request has at most about one per backend.
-pub const NAMED_ATTEMPTS: usize = 16;
-/// Of them, so many are kept without an allocation.
-const INLINE: usize = 2;
 
 /// What is told about one request when it ended. Borrowed from the request's own state: making one allocates
 /// nothing.
@@ -109,92 +106,6 @@ impl Ended {
     }
 }
 
-/// One attempt.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct AttemptNote {
-    /// Index of the backend.
-    pub backend: usize,
-    /// What came of it, e.g. `served`, `throttled`, `connect refused`.
-    pub verdict: &'static str,
-}
-
-/// The attempts of one request, in order; a record names the first [`NAMED_ATTEMPTS`] and counts further ones. There
-/// are at most two for each backend, and as many more for each round after a wait in line, of which there are few.
-#[derive(Clone, Debug, Default)]
-pub struct AttemptNotes {
-    /// Here, because most requests have one or two, and a record lives as long as its stream.
-    first: [AttemptNote; INLINE],
-    inline: usize,
-    more: Vec<AttemptNote>,
-    failovers: u32,
-    last: Option<usize>,
-}
-
-impl AttemptNotes {
-    /// Adds one.
-    pub fn push(&mut self, backend: usize, verdict: &'static str) {
-        if self.last.is_some_and(|last| last != backend) {
-            self.failovers = self.failovers.saturating_add(1);
-        }
-        self.last = Some(backend);
-        let note = AttemptNote { backend, verdict };
-        match self.first.get_mut(self.inline) {
-            Some(place) => {
-                *place = note;
-                self.inline += 1;
-            }
-            None => self.more.push(note),
-        }
-    }
-
-    /// The last one turned out otherwise than it began.
-    pub fn amend(&mut self, verdict: &'static str) {
-        let last = self.more.last_mut().or_else(|| self.first[..self.inline].last_mut());
-        if let Some(note) = last {
-            note.verdict = verdict;
-        }
-    }
-
-    /// All of them, in order.
-    pub fn all(&self) -> impl Iterator<Item = &AttemptNote> {
-        self.first[..self.inline].iter().chain(&self.more)
-    }
-
-    /// Those that a record names, in order.
-    pub fn named(&self) -> impl Iterator<Item = &AttemptNote> {
-        self.all().take(NAMED_ATTEMPTS)
-    }
-
-    /// What came of the last one.
-    #[must_use]
-    pub fn verdict(&self) -> Option<&'static str> {
-        self.more.last().or_else(|| self.first[..self.inline].last()).map(|note| note.verdict)
-    }
-
-    /// How many there were that a record does not name.
-    fn further(&self) -> u64 {
-        (self.inline + self.more.len()).saturating_sub(NAMED_ATTEMPTS) as u64
-    }
-
-    /// How many there were.
-    #[must_use]
-    pub fn count(&self) -> u32 {
-        u32::try_from(self.inline + self.more.len()).unwrap_or(u32::MAX)
-    }
-
-    /// The backend of the last one.
-    #[must_use]
-    pub fn last(&self) -> Option<usize> {
-        self.last
-    }
-
-    /// How many went to another backend than the one before.
-    #[must_use]
-    pub fn failovers(&self) -> u32 {
-        self.failovers
-    }
-}
-
 impl AccessRecord<'_> {
     /// A backend's name by its number here.
     pub(super) fn backend_name(&self, index: usize) -> &str {
@@ -254,7 +165,7 @@ impl AccessRecord<'_> {
                 super::text::Place::Quoted,
             );
             out.push(b' ');
-            out.extend_from_slice(note.verdict.as_bytes());
+            note.write_text(out);
         }
         if self.attempts.further() > 0 {
             out.extend_from_slice(b", further ");
@@ -290,8 +201,7 @@ impl AccessRecord<'_> {
         for (n, note) in self.attempts.named().enumerate() {
             put(out, if n == 0 { "{\"backend\":" } else { ",{\"backend\":" });
             json(out, self.backend_name(note.backend));
-            put(out, ",\"verdict\":");
-            json(out, note.verdict);
+            note.write_json(out);
             out.push(b'}');
         }
         put(out, "],\"further_attempts\":");
@@ -466,7 +376,7 @@ pub(super) mod tests {
 
     pub(crate) fn notes(attempts: &[(usize, &'static str)]) -> AttemptNotes {
         let mut notes = AttemptNotes::default();
-        attempts.iter().for_each(|(backend, verdict)| notes.push(*backend, verdict));
+        attempts.iter().for_each(|(backend, verdict)| notes.push(AttemptNote::new(*backend, verdict)));
         notes
     }
 
@@ -586,12 +496,32 @@ pub(super) mod tests {
                 "time": "2026-09-21T14:13:20.007Z", "level": "INFO", "message": "request",
                 "id": record.id.as_str(), "caller": "app", "method": "POST", "operation": "chat",
                 "deployment": "gpt-4o", "status": 200, "backend": "west",
-                "attempts": [{"backend": "east", "verdict": "throttled"}, {"backend": "west", "verdict": "served"}],
+                "attempts": [
+                    {"backend": "east", "verdict": "throttled", "status": null},
+                    {"backend": "west", "verdict": "served", "status": null},
+                ],
                 "further_attempts": 0, "held_ms": null, "first_byte_ms": 340.5, "total_ms": 812.0, "ours_ms": 0.21,
                 "prompt_tokens": 120, "cached_tokens": 64, "completion_tokens": 45, "estimated": false,
                 "stream": true, "ended": "completed", "error": null
             })
         );
+    }
+
+    #[test]
+    fn a_record_takes_no_memory_beside_the_buffer_that_is_used_again() {
+        let backends = ["east".into(), "west".into()];
+        let mut out = Vec::with_capacity(4_096);
+        let counted = allocation_counter::measure(|| {
+            for cause in [None, Some(crate::balance::AttemptFailure::Dns)] {
+                let mut attempts = AttemptNotes::default();
+                attempts.push(AttemptNote { status: 503, cause, ..AttemptNote::new(0, "failed") });
+                attempts.push(AttemptNote { status: 200, ..AttemptNote::new(1, "served") });
+                let record = record(&backends, &attempts);
+                record.write_text(&mut out, NOW, true);
+                record.write_json(&mut out, NOW);
+            }
+        });
+        assert_eq!(counted.count_total, 0, "{counted:?}");
     }
 
     #[test]
@@ -643,7 +573,7 @@ pub(super) mod tests {
     #[test]
     fn attempts_beyond_the_bound_are_counted_and_failovers_are_changes_of_backend() {
         let mut notes = AttemptNotes::default();
-        (0..20).for_each(|n| notes.push(n / 2, "failed"));
+        (0..20).for_each(|n| notes.push(AttemptNote::new(n / 2, "failed")));
         assert_eq!((notes.named().count(), notes.count(), notes.failovers()), (16, 20, 9));
         assert!(text_of(&record(&[], &notes)).contains("? failed, further 4\""));
     }

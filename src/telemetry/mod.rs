@@ -16,6 +16,7 @@ pub mod clock;
 pub mod health;
 pub mod log;
 pub mod metrics;
+mod notes;
 pub mod request_id;
 pub mod sink;
 pub mod text;

@@ -266,7 +266,10 @@ fn a_request_that_waits_during_a_reload_goes_on_among_the_new_backends() {
     daemon.running.out().wait_for(&["settings reloaded"]);
     let answer = waiting.answer().unwrap();
     assert_eq!((answer.status, answer.header("x-sidestep-backend")), (200, Some("west")));
-    daemon.running.out().wait_for(&["backend=west", "attempts=\"east timed_out, west served\""]);
+    daemon
+        .running
+        .out()
+        .wait_for(&["backend=west", "attempts=\"east timed_out (first byte timeout), west served\""]);
     daemon.running.signal("TERM");
     daemon.running.end();
 }

@@ -334,7 +334,10 @@ fn each_request_is_one_json_record_with_all_that_matters() {
         ("estimated", json!(false)),
         (
             "attempts",
-            json!([{ "backend": "east", "verdict": "failed" }, { "backend": "west", "verdict": "served" }]),
+            json!([
+                { "backend": "east", "verdict": "failed", "status": 500 },
+                { "backend": "west", "verdict": "served", "status": 200 },
+            ]),
         ),
         ("cached_tokens", json!(0)),
     ] {
@@ -361,6 +364,54 @@ fn each_request_is_one_json_record_with_all_that_matters() {
 }
 
 #[test]
+fn each_attempt_tells_its_status_and_what_broke_it_and_at_debug_the_whole_error_under_the_same_id() {
+    let simulator = resources(&["ill", "gone", "cut", "odd", "well"]);
+    for (name, fault) in [
+        ("ill", Fault::status(503)),
+        ("gone", Fault::Refuse),
+        ("cut", Fault::CutMidJson),
+        ("odd", Fault::Garbage),
+    ] {
+        simulator.resource(name).fault(FaultRule::standing(fault));
+    }
+    let gone = simulator.resource("gone").address();
+    until("nobody listens there", || std::net::TcpStream::connect(gone).is_err());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("sidestep.toml"), backends(simulator.handle().resources())).unwrap();
+    let variables = [
+        ("SIDESTEP_LISTEN", "127.0.0.1:0"),
+        ("SIDESTEP_ADMIN_LISTEN", "off"),
+        ("SIDESTEP_LOG_FORMAT", "json"),
+        ("SIDESTEP_LOG", "debug"),
+    ];
+    let running = Running::start(folder.path(), &[], &variables);
+    let answer = ask(running.addresses().0, "POST", CHAT, "", QUESTION);
+    assert_eq!((answer.status, answer.header("x-sidestep-attempts")), (200, Some("5")));
+    let id = answer.header("x-sidestep-request-id").unwrap();
+    running.signal("TERM");
+    let (_, out, _) = running.end();
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let record = lines.iter().find(|line| line["message"] == "request").unwrap();
+    assert_eq!(
+        record["attempts"],
+        json!([
+            { "backend": "ill", "verdict": "failed", "status": 503 },
+            { "backend": "gone", "verdict": "unreachable", "status": null, "cause": "connect refused" },
+            { "backend": "cut", "verdict": "unreachable", "status": 200, "cause": "closed" },
+            { "backend": "odd", "verdict": "unreachable", "status": null, "cause": "malformed" },
+            { "backend": "well", "verdict": "served", "status": 200 },
+        ])
+    );
+    let errors: Vec<&Value> = lines.iter().filter(|line| line["message"] == "attempt failed").collect();
+    let of: Vec<&Value> = errors.iter().map(|line| &line["backend"]).collect();
+    assert_eq!(of, ["gone", "cut", "odd"]);
+    for error in errors {
+        assert_eq!((&error["id"], &error["level"]), (&json!(id), &json!("DEBUG")));
+        assert!(error["error"].as_str().unwrap().len() > 15, "{error}");
+    }
+}
+
+#[test]
 fn each_request_is_one_line_of_text_with_the_same() {
     let lines = logged("text");
     for field in [
@@ -379,7 +430,7 @@ fn each_request_is_one_line_of_text_with_the_same() {
         " completion_tokens=",
         " stream=false ",
         " ended=completed ",
-        " attempts=\"east failed, west served\"",
+        " attempts=\"east failed 500, west served\"",
     ] {
         assert!(lines[0].contains(field), "no {field} in {}", lines[0]);
     }

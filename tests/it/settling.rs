@@ -247,7 +247,7 @@ async fn an_attempt_that_ran_when_its_caller_left_is_written_down_too() {
     eventually("it is written down", || !records(&stage).is_empty()).await;
     let record = &records(&stage)[0];
     assert_eq!(record["ended"], "caller left");
-    assert_eq!(record["attempts"], json!([{ "backend": "east", "verdict": "abandoned" }]));
+    assert_eq!(record["attempts"], json!([{ "backend": "east", "verdict": "abandoned", "status": null }]));
     assert_eq!(stage.backend("east").failed_total, 0);
 }
 

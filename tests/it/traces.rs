@@ -325,6 +325,36 @@ async fn an_answer_of_our_own_is_a_span_with_its_code_and_without_attempts() {
     assert_eq!((attempts.len(), facts["sidestep.ended"].as_str()), (0, "answered here"));
     assert_eq!(facts["error.type"], answer.code());
     assert_eq!(request.status, None, "what a caller did wrong is no error of ours");
+    assert_one_id(&stage, &answer, &answer.json(), &request);
+}
+
+/// The request is found by one id wherever it is told of; `told` is our error as the caller got it.
+#[track_caller]
+fn assert_one_id(stage: &Stage, answer: &Answer, told: &serde_json::Value, request: &Span) {
+    let id = answer.header("x-sidestep-request-id").unwrap();
+    assert_eq!(told["error"]["request_id"], id);
+    assert_facts(request, [("sidestep.request_id", id)]);
+    assert!(hex(&request.trace_id).ends_with(id));
+    let log = stage.log();
+    let found: Vec<_> = log.lines().filter(|line| line.contains("total_ms")).collect();
+    assert!(found.len() == 1 && found[0].contains(&format!("\"id\":\"{id}\"")), "{log}");
+    // SDKs show this one; of an answer that is a backend's it is the backend's own.
+    let shown = answer.header("x-request-id").unwrap();
+    assert_eq!(shown == id, answer.status != 200);
+}
+
+#[tokio::test]
+async fn the_event_that_ends_a_broken_stream_has_the_id_of_header_log_and_span() {
+    for (path, body) in [(CHAT, STREAMED), (RESPONSES, RESPONSE_STREAMED)] {
+        let collector = Collector::listen().await;
+        let stage = traced(Scene::of([("west", 1)]), &collector);
+        stage.resource("west").fault(Fault::CutAfterEvents { events: 6, reset: false });
+        let answer = stage.caller().post(path, body).await;
+        assert_eq!((answer.status, answer.complete), (200, false));
+        let last = answer.text().trim_end().rsplit("data: ").next().unwrap();
+        let (request, _) = collector.trace().await;
+        assert_one_id(&stage, &answer, &serde_json::from_str(last).unwrap(), &request);
+    }
 }
 
 #[tokio::test]

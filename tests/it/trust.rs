@@ -148,7 +148,9 @@ async fn a_certificate_that_cannot_be_trusted_ends_the_attempt_and_the_next_back
         assert_eq!(stage.backend("east").failed_total, 1, "{what}");
         assert_eq!(stage.seen("good"), 1, "{what}");
         assert!(
-            stage.log().contains(r#"{"backend":"east","verdict":"unreachable"}"#),
+            stage
+                .log()
+                .contains(r#"{"backend":"east","verdict":"unreachable","status":null,"cause":"tls failed"}"#),
             "{what}: {}",
             stage.log()
         );
@@ -194,7 +196,9 @@ async fn a_handshake_that_breaks_in_any_way_ends_the_attempt_and_the_next_backen
         let answer = stage.chat().await;
         assert_eq!((answer.status, answer.header("x-sidestep-backend")), (200, Some("good")), "{what}");
         assert!(
-            stage.log().contains(r#"{"backend":"east","verdict":"unreachable"}"#),
+            stage
+                .log()
+                .contains(r#"{"backend":"east","verdict":"unreachable","status":null,"cause":"tls failed"}"#),
             "{what}: {}",
             stage.log()
         );
@@ -271,7 +275,13 @@ async fn a_handshake_that_hangs_ends_with_the_connect_timeout() {
     let stage = before_a_good_one(&ca, &url).toml("[retry]\nconnect_timeout = \"200ms\"").start();
     let answer = stage.chat().await;
     assert_eq!((answer.status, answer.header("x-sidestep-backend")), (200, Some("good")));
-    assert!(stage.log().contains(r#"{"backend":"east","verdict":"unreachable"}"#), "{}", stage.log());
+    assert!(
+        stage.log().contains(
+            r#"{"backend":"east","verdict":"unreachable","status":null,"cause":"connect timeout"}"#
+        ),
+        "{}",
+        stage.log()
+    );
 }
 
 #[tokio::test]

@@ -106,3 +106,15 @@ fn the_readme_shows_the_first_run_and_the_tests() {
     let text = std::fs::read_to_string(root().join("README.md")).unwrap_or_default();
     assert_tidy(&rules::readme(&text));
 }
+
+#[test]
+fn the_readme_names_every_word_that_operators_read() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap_or_default();
+    let files = rust_files();
+    let of = |(path, opening): &(&str, &str)| {
+        let file =
+            files.iter().find(|file| file.path == *path).expect("the table names a file that there is");
+        rules::documented(file, opening, &readme)
+    };
+    assert_tidy(&rules::DOCUMENTED.iter().flat_map(of).collect::<Vec<_>>());
+}

@@ -47,6 +47,20 @@ const BANNED_WORDS: &[&str] =
 
 const README_COMMANDS: &[&str] = &["cargo run --release -- demo", "cargo test"];
 
+/// Where words stand that operators read in log, metrics and answers: the file, and the function's opening.
+pub(crate) const DOCUMENTED: &[(&str, &str)] = &[
+    ("src/balance/verdict.rs", "pub fn word(&self)"),
+    ("src/proxy/ledger.rs", "pub(super) fn tries("),
+    ("src/balance/reason.rs", "impl fmt::Display for AttemptFailure"),
+    ("src/proxy/error.rs", "pub fn code(&self)"),
+    ("src/identity/entra/mod.rs", "pub fn word(self)"),
+    ("src/telemetry/access.rs", "pub fn word(self)"),
+    ("src/telemetry/metrics/exposition.rs", "fn kinds("),
+    ("src/balance/snapshot.rs", "pub fn word(self)"),
+    ("src/balance/explain.rs", "impl Turn"),
+    ("src/balance/explain.rs", "impl Obstacle"),
+];
+
 pub(crate) struct SourceFile {
     pub(crate) path: String,
     pub(crate) text: String,
@@ -367,4 +381,20 @@ pub(crate) fn readme(text: &str) -> Vec<Finding> {
             problem: format!("does not show `{command}`"),
         })
         .collect()
+}
+
+/// Every word of that function stands in the README as `word`.
+pub(crate) fn documented(file: &SourceFile, opening: &str, readme: &str) -> Vec<Finding> {
+    let Some((before, rest)) = file.text.split_once(opening) else {
+        return vec![finding(file, 1, format!("no `{opening}`: its words are to stand in the README"))];
+    };
+    let ends = ["\n    }\n", "\n}\n"].iter().filter_map(|end| rest.find(end));
+    let function = &rest[..ends.min().unwrap_or(rest.len())];
+    let words: Vec<&str> = function.split('"').skip(1).step_by(2).collect();
+    let line = before.matches('\n').count() + 1;
+    if words.is_empty() {
+        return vec![finding(file, line, format!("`{opening}` has no words"))];
+    }
+    let unknown = words.into_iter().filter(|word| !readme.contains(&format!("`{word}`")));
+    unknown.map(|word| finding(file, line, format!("the README does not name `{word}`"))).collect()
 }

@@ -103,3 +103,13 @@ fn a_readme_without_its_two_commands_is_found() {
     found(&rules::readme("# Sidestep\n"), &["README.md:1", "README.md:1"]);
     found(&rules::readme("`cargo run --release -- demo`, `cargo test`"), &[]);
 }
+
+#[test]
+fn a_word_that_the_readme_does_not_name_is_found_and_a_function_that_is_gone() {
+    let text = "x\n    fn word() {\n        A => \"one\",\n        B => \"two\",\n    }\n    \"three\"\n";
+    let documented = |opening, readme| rules::documented(&file("src/a.rs", text), opening, readme);
+    found(&documented("fn word()", "`one` and `two`"), &[]);
+    found(&documented("fn word()", "`one` and two"), &["src/a.rs:2"]);
+    found(&documented("fn words()", "`one`, `two`"), &["src/a.rs:1"]);
+    found(&rules::documented(&file("src/a.rs", "fn word() {\n}\n"), "fn word()", "``"), &["src/a.rs:1"]);
+}

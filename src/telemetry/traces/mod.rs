@@ -279,10 +279,11 @@ fn unix_nanos(at: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::access::AttemptNotes;
     use super::super::access::tests::record;
+    use super::super::access::{AttemptNote, AttemptNotes};
     use super::super::request_id::RequestIds;
     use super::*;
+    use crate::balance::AttemptFailure;
 
     fn traced(sample: f64) -> Spans {
         let spans = Spans::new(7);
@@ -354,6 +355,46 @@ mod tests {
         assert_eq!((spans.take().len(), spans.dropped()), (1, 3));
     }
 
+    fn fact(span: &Span, key: &str) -> String {
+        let fact = span.attributes.iter().find(|fact| fact.key == key);
+        fact.map(|fact| format!("{:?}", fact.value)).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_wait_in_line_and_what_broke_an_attempt_are_attributes() {
+        let spans = traced(1.0);
+        let mut attempts = AttemptNotes::default();
+        let now = clock::now();
+        let mut trace = spans.begin(&HeaderMap::new(), RequestIds::new(1, 0).next_id(), now).unwrap();
+        for (status, verdict, cause) in [
+            (0, "unreachable", Some(AttemptFailure::Dns)),
+            (200, "failed", Some(AttemptFailure::FirstEventTimeout)),
+            (200, "throttled", None),
+            (503, "failed", None),
+            (200, "served", None),
+        ] {
+            trace.tries(now, ("there", 443), None);
+            if status > 0 {
+                trace.answered(status);
+            }
+            attempts.push(AttemptNote { status, cause, ..AttemptNote::new(0, verdict) });
+            trace.tried(now);
+        }
+        let mut record = record(&[], &attempts);
+        spans.end(&trace, &record);
+        assert_eq!(fact(&spans.take()[0], "sidestep.held"), "");
+        record.held = Some(Duration::from_millis(43_250));
+        spans.end(&trace, &record);
+        let spans = spans.take();
+        assert!(fact(&spans[0], "sidestep.held").contains("43.25"), "{:?}", spans[0]);
+        let types: Vec<String> = spans[1..].iter().map(|span| fact(span, "error.type")).collect();
+        for (found, expected) in
+            types.iter().zip(["\"dns failed\"", "\"first event timeout\"", "\"throttled\"", "\"503\"", ""])
+        {
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{types:?}");
+        }
+    }
+
     #[test]
     fn of_very_many_attempts_the_first_ones_have_spans_and_the_last() {
         let spans = traced(1.0);
@@ -364,21 +405,18 @@ mod tests {
         for number in 0..100 {
             trace.tries(now, ("there", 443), None);
             trace.answered(if number < 99 { 429 } else { 200 });
-            attempts.push(usize::from(number == 99), if number < 99 { "throttled" } else { "served" });
+            let verdict = if number < 99 { "throttled" } else { "served" };
+            attempts.push(AttemptNote::new(usize::from(number == 99), verdict));
             trace.tried(now);
         }
         trace.commits(now);
         spans.end(&trace, &record(&names, &attempts));
         let spans = spans.take();
         assert_eq!(spans.len(), 1 + MOST_TRIES);
-        let told = |span: &Span, key: &str| {
-            let fact = span.attributes.iter().find(|fact| fact.key == key);
-            fact.map(|fact| format!("{:?}", fact.value)).unwrap_or_default()
-        };
-        assert!(told(&spans[1], "sidestep.verdict").contains("throttled"));
+        assert!(fact(&spans[1], "sidestep.verdict").contains("throttled"));
         let last = &spans[MOST_TRIES];
-        assert!(told(last, "sidestep.verdict").contains("served"));
-        assert!(told(last, "sidestep.backend").contains("west"));
-        assert!(told(last, "http.request.resend_count").contains("99"));
+        assert!(fact(last, "sidestep.verdict").contains("served"));
+        assert!(fact(last, "sidestep.backend").contains("west"));
+        assert!(fact(last, "http.request.resend_count").contains("99"));
     }
 }

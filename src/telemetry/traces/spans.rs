@@ -67,6 +67,9 @@ fn request(trace: &Trace, record: &AccessRecord<'_>, end: Instant) -> Span {
         facts.seconds("sidestep.time_to_first_byte", first_byte.as_secs_f64());
     }
     facts.seconds("sidestep.added_latency", record.ours.as_secs_f64());
+    if let Some(held) = record.held {
+        facts.seconds("sidestep.held", held.as_secs_f64());
+    }
     let cut = record.ended == Ended::UpstreamCut;
     match record.error {
         Some(code) => facts.text("error.type", code),
@@ -131,10 +134,11 @@ fn attempt(
     let refused = tried.status.filter(|status| *status >= 400);
     // What was abandoned says nothing of the backend.
     let failed = refused.is_some() || !matches!(note.verdict, "served" | "passed_back" | "abandoned");
-    match refused {
-        Some(status) => facts.text("error.type", &status.to_string()),
-        None if failed => facts.text("error.type", note.verdict),
-        None => {}
+    match (refused, note.cause) {
+        (Some(status), _) => facts.text("error.type", &status.to_string()),
+        (None, Some(cause)) => facts.text("error.type", &cause.to_string()),
+        (None, None) if failed => facts.text("error.type", note.verdict),
+        (None, None) => {}
     }
     let what = operation.unwrap_or(record.operation);
     Span {

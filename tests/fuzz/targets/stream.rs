@@ -47,7 +47,7 @@ fn events(api: Api, stream: &[u8], chunks: &[&[u8]]) {
     }
     let inside = whole.states.last().is_some_and(|state| state.inside);
     if !inside {
-        let error = errors::stream_event(api, "upstream_stream_interrupted", "cut");
+        let error = errors::stream_event(api, "upstream_stream_interrupted", "cut", "3cac2921276ab313");
         let ended = Told::of(api, &[stream, &error]);
         let last = ended.events.last();
         assert!(
