@@ -208,7 +208,7 @@ fn headline(state: &ViewState, width: usize, height: usize, palette: Palette) ->
     let absorbed = status.absorbed();
     if width < 72 || height < 12 {
         let text = format!(
-            "{}, {share} well, {} 429s absorbed, {failures} seen",
+            "{}, {share} well, {} absorbed, {failures} seen",
             words::several(callers.requests_total, "request"),
             words::count(absorbed)
         );
@@ -218,16 +218,18 @@ fn headline(state: &ViewState, width: usize, height: usize, palette: Palette) ->
     let rates = state.history.rates();
     let rate =
         |pick: fn((f64, f64)) -> f64| rates.map_or_else(|| "–".to_owned(), |rates| words::rate(pick(rates)));
-    let seen = match callers.throttled_total {
-        0 => "reached callers".to_owned(),
-        throttled => format!("{} of them 429", words::count(throttled)),
+    let seen = match (callers.throttled_total, callers.cut_total) {
+        (0, 0) => "reached callers".to_owned(),
+        (throttled, 0) => format!("{} of them 429", words::count(throttled)),
+        (0, cut) => format!("{} of them cut", words::count(cut)),
+        (throttled, cut) => format!("{}× 429, {}× cut", words::short(throttled), words::short(cut)),
     };
     let outcome = if callers.failed_total == 0 { palette.good() } else { palette.failed() };
     let absorbed_style = if absorbed == 0 { palette.plain() } else { palette.throttled() };
     let figures = [
         (words::count(callers.requests_total), "requests".to_owned(), palette.plain(), 11),
         (share, "succeeded".to_owned(), outcome, 12),
-        (words::count(absorbed), "429s absorbed".to_owned(), absorbed_style, 16),
+        (words::count(absorbed), "absorbed".to_owned(), absorbed_style, 12),
         (failures, seen, outcome, 18),
         (words::count(status.tokens_served()), "tokens".to_owned(), palette.plain(), 11),
         (rate(|(_, tokens)| tokens), "tokens/s".to_owned(), palette.plain(), 11),
@@ -348,6 +350,9 @@ fn users(state: &ViewState, width: usize, height: usize, palette: Palette) -> Op
         }
         if caller.failed > 0 {
             entry.push(Span::styled(format!(", {} failed", words::count(caller.failed)), palette.failed()));
+        }
+        if caller.limited > 0 {
+            entry.push(Span::styled(format!(", {} over limit", words::count(caller.limited)), palette.dim()));
         }
         let others = u64::try_from(active - place).unwrap_or(0).saturating_add(by_caller.others);
         if width < total_width(&spans) + total_width(&entry) + 6 {

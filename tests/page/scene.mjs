@@ -64,11 +64,11 @@ export async function serve(settings) {
   return { stop: async (signal) => { await running.stop(signal); await rm(folder, { recursive: true, force: true }); } };
 }
 
-/** Simulated resources of these names, until the end; their addresses, in order. `more` are lines for each. */
-export async function simulate(names, more = "") {
+/** Simulated resources of these names, until the end; their addresses, in order. `more` are lines for each, or tell them by name. */
+export async function simulate(names, more = "", tokensPerMinute = 100_000_000) {
   const folder = await mkdtemp(join(tmpdir(), "sidestep-page-"));
   const file = join(folder, "simulate.toml");
-  await writeFile(file, names.map((name) => `[[resources]]\nname = "${name}"\nquota = { tokens_per_minute = 100000000 }\n${more}\n`).join("\n"));
+  await writeFile(file, names.map((name) => `[[resources]]\nname = "${name}"\nquota = { tokens_per_minute = ${tokensPerMinute} }\n${typeof more === "function" ? more(name) : more}\n`).join("\n"));
   const { match } = await sidestep(["simulate", "--config", file], /^[^]*Ctrl-C/);
   await rm(folder, { recursive: true, force: true });
   const urls = new Map([...match[0].matchAll(/^(\S+) listens on (\S+)$/gm)].map(([, name, url]) => [name, url]));
