@@ -657,8 +657,7 @@ fn a_backend_without_its_credential_is_not_in_use_and_says_why() {
     for (width, height) in [(80, 24), (120, 40), (80, 7)] {
         let (text, _) = picture(&state, start, width, height);
         assert!(text.contains("1 of 2 admit, 1 without credential"), "{text}");
-        let expected =
-            if height == 7 { "not in use  no credential: inv" } else { "not in use  invalid_client" };
+        let expected = if height == 7 { "not in use  no credential:" } else { "not in use  invalid_client" };
         assert!(line_of(&text, "⊘ west").contains(expected), "{width}×{height}:\n{text}");
         assert!(height == 7 || text.contains("    no credential"), "{width}×{height}:\n{text}");
     }

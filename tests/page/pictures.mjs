@@ -8,16 +8,18 @@ import { end, freePorts, launch, open, serve, simulate } from "./scene.mjs";
 const MINUTES = 16;
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const used = (from, lasts, every, deployment = "gpt-4o") => `[[resources.occupied]]\nfrom = "${from}s"\nlasts = "${lasts}s"\nevery = "${every}s"\ndeployment = "${deployment}"\n`;
-const quick = `latency = { first_byte = "350ms", per_token = "12ms", throttled = "25ms", jitter_percent = 40 }\n`;
+const lines = (tokensPerMinute, occupied) => `quota = { tokens_per_minute = ${tokensPerMinute} }
+latency = { first_byte = "350ms", per_token = "12ms", throttled = "25ms", jitter_percent = 40 }
+${occupied}`;
 
 /** Traffic of four callers in front of three resources, until the process ends. */
 export async function episode() {
   const [callers, admin] = await freePorts(2);
-  const [sweden, france, east] = await simulate(["sweden-central", "france-central", "east-us-2"],
-    (name) => quick + { "sweden-central": used(40, 35, 170), "france-central": used(125, 40, 205), "east-us-2": "" }[name], 40_000);
+  const resources = new Map([["sweden-central", lines(50_000, used(40, 35, 170))], ["france-central", lines(50_000, used(125, 40, 205))], ["east-us-2", lines(100_000, "")]]);
+  const [sweden, france, east] = await simulate([...resources.keys()], (name) => resources.get(name));
   const who = [["chat-app", 2.6, 110], ["support-bot", 1.1, 90], ["nightly-batch", .5, 120], ["search", 1, 40, "text-embedding-3-small"]];
   await serve(`[server]\nlisten = "127.0.0.1:${callers}"\nadmin_listen = "127.0.0.1:${admin}"\n[callers]\nkeys = [${
-    who.map(([name]) => `{ name = "${name}", key = "the-key-of-${name}-01234"${name === "nightly-batch" ? ", requests_per_minute = 24" : ""} }`).join(", ")}]\n${
+    who.map(([name]) => `{ name = "${name}", key = "the-key-of-${name}-01234" }`).join(", ")}]\n${
     [["sweden-central", sweden, 1], ["france-central", france, 1], ["east-us-2", east, 2]].map(([name, url, priority]) =>
       `[[backends]]\nname = "${name}"\nurl = "${url}"\napi_key = "k"\npriority = ${priority}\n`).join("")}`);
   let asked = 0;
