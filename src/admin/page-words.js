@@ -2,7 +2,7 @@
 // How the page writes states, numbers, durations and text.
 const Words = (() => {
   const STATES = {
-    admitting: "Admitting", cooling: "Cooling", resting: "Resting after failures", probing: "On trial: one request first",
+    admitting: "Admitting", cooling: "Cooling", resting: "Resting", probing: "On trial: one request first",
     refused: "Credential refused", absent: "Deployment not found", drained: "Drained", unused: "Not in use: no credential",
   };
   const grouped = new Intl.NumberFormat("en-US");

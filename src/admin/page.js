@@ -92,7 +92,7 @@
     document.title = `${tone === "bad" ? "! " : ""}${tone === "good" && away.length ? `${away.length} away` : text} – Sidestep`;
   }
   const admits = (of) => stateOf(of) === "admitting";
-  const inWords = (of) => (STATES[of.state] ?? "unknown").toLowerCase();
+  const inWords = (of) => of.state === "resting" ? "resting after failures" : (STATES[of.state] ?? "unknown").toLowerCase();
   /** Backends that are away as a whole, and single lanes of the others; first those that wait for an operator, then by who is back first. */
   function awayFrom(backends) {
     const away = [];
@@ -129,7 +129,7 @@
     const requests = perSecond((p) => p.requests);
     const broken = number(callers.cut_total), limited = number(callers.limited_total);
     const failures = failed ? `${count(failed)} failed${broken ? `, ${count(broken)} of them cut off,` : ""} of ` : "";
-    put($("success-note"), `${failures}${several(number(callers.requests_total), "request")}${requests == null ? "" : `, ${rate(requests)}/s`}${limited ? `; ${count(limited)} over a caller’s own limit` : ""}`);
+    put($("success-note"), `${failures}${several(number(callers.requests_total), "request")}${requests == null ? "" : `, ${rate(requests)}/s`}${limited ? `; ${count(limited)} over limit` : ""}`);
     put($("absorbed"), count(absorbed()));
     put($("absorbed-note"), "429s and errors that no caller saw");
     const prompt = number(tokens.prompt_total), served = prompt + number(tokens.completion_total);

@@ -1,6 +1,9 @@
 // The README's pictures of the page, of a real balancer before simulated resources: sixteen minutes of traffic in which
-// each resource in turn is used up by somebody else, then pictures while one is throttled.
+// two resources in turn are used up by somebody else, then pictures while one is throttled. `EPISODE` is the address of
+// an admin listener where one goes on already.
 //   npm ci --prefix tests/page && cargo build && node tests/page/pictures.mjs .github
+import { mkdtemp, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { end, freePorts, launch, open, serve, simulate } from "./scene.mjs";
@@ -38,4 +41,36 @@ export async function episode() {
   // Once France answers with errors for a moment, so that it rests.
   setTimeout(() => fetch(`${france}/control/fault`, { method: "POST", body: JSON.stringify({ fault: { kind: "status", status: 503 }, times: 4 }) }), 8.5 * 60_000);
   return `http://127.0.0.1:${admin}/`;
+}
+
+/** Inter where it is installed, as the pictures have it; a page takes what its reader's system has. */
+async function fonts() {
+  const file = join(await mkdtemp(join(tmpdir(), "sidestep-page-")), "fonts.conf");
+  const match = (family) => `<match target="pattern"><test name="family"><string>${family}</string></test><edit name="family" mode="prepend" binding="strong"><string>Inter</string></edit></match>`;
+  await writeFile(file, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">\n<fontconfig><include>/etc/fonts/fonts.conf</include>${["system-ui", "sans", "sans-serif"].map(match).join("")}</fontconfig>\n`);
+  process.env.FONTCONFIG_FILE = file;
+}
+
+async function take(folder) {
+  await fonts();
+  const url = process.env.EPISODE ?? await episode();
+  const browser = await launch();
+  await pause(process.env.EPISODE ? 0 : MINUTES * 60_000);
+  for (;;) {
+    const status = await (await fetch(`${url}status`)).json();
+    const away = status.backends.flatMap((backend) => backend.lanes).filter((lane) => lane.state === "cooling" && lane.remaining_ms > 20_000);
+    if (away.length === 1) break;
+    await pause(500);
+  }
+  const pictures = [["status-page", 1280, "light"], ["status-page-dark", 1280, "dark"], ["status-page-phone-light", 390, "light"], ["status-page-phone", 390, "dark"]];
+  const pages = await Promise.all(pictures.map(([, width, colorScheme]) => open(browser, url, { colorScheme, viewport: { width, height: 844 }, deviceScaleFactor: width < 500 ? 2 : 1 })));
+  await pause(3000);
+  for (const [i, [name, width]] of pictures.entries()) await pages[i].screenshot({ path: join(folder, `${name}.png`), fullPage: width > 500 });
+  await browser.close();
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  await take(process.argv[2] ?? ".");
+  await end();
+  process.exit();
 }

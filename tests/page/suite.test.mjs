@@ -496,7 +496,7 @@ describe("a balancer with settings", () => {
       stage.tell("status", status);
       await until("the told figure is shown", async () => (await page.textContent("#absorbed")) === "31");
       assert.equal(await page.textContent("#success"), "96.3 %");
-      assert.match(await page.textContent("#success-note"), /^3 failed, 2 of them cut off, of 100 requests.*; 17 over a caller’s own limit$/);
+      assert.match(await page.textContent("#success-note"), /^3 failed, 2 of them cut off, of 100 requests.*; 17 over limit$/);
       assert.equal(await row(page, "one").locator("p.number .value").last().textContent(), "28");
       assert.deepEqual(await page.locator("#users .limited").allTextContents(), ["0", "17"]);
       const [red, limited] = await page.evaluate(() => [document.querySelector("#success"), document.querySelectorAll("#users .limited")[1]].map((one) => getComputedStyle(one).color));
