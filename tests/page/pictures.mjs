@@ -69,8 +69,8 @@ async function take(folder) {
   await browser.close();
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  await take(process.argv[2] ?? ".");
+if (process.argv[1] === fileURLToPath(import.meta.url) && process.argv[2]) {
+  await take(process.argv[2]);
   await end();
   process.exit();
 }
