@@ -16,6 +16,7 @@ const Timeline = (() => {
     for (const lane of list(told.lanes)) {
       past.lanes.set(Words.key(lane.backend, lane.deployment), { served: list(lane.served), throttled: list(lane.throttled), failed: list(lane.failed), states: String(lane.states ?? "") });
     }
+    tellUntold(told);
     paint();
   }
   /** False: something in between was missed. */
@@ -38,8 +39,15 @@ const Timeline = (() => {
       track.states = (track.states + (String(lane.states ?? "").at(-1) ?? "-")).slice(-past.steps);
     }
     for (const id of [...past.lanes.keys()]) if (!seen.has(id)) past.lanes.delete(id);
+    tellUntold(told);
     paint();
     return true;
+  }
+  /** A bound of the balancer's: beyond it no more lanes have a strip. */
+  function tellUntold(told) {
+    const untold = number(told.untold), note = document.getElementById("untold");
+    note.hidden = !untold;
+    put(note, `The past of ${several(untold, "more lane")} is not kept.`);
   }
   /** Requests of callers that failed, since before this page was opened too; `total` is what is told now. */
   function failedWithin(ms, total) {

@@ -423,6 +423,14 @@
     for (const lane of lanes) counts.set(stateOf(lane), (counts.get(stateOf(lane)) ?? 0) + 1);
     put($("states"), `${several(lanes.length, "lane")}: ${[...counts].sort((x, y) => y[1] - x[1]).map(([state, n]) => `${n} ${state === "unused" ? "not in use" : state}`).join(", ")}`);
   }
+  /** What is left of all quotas together, by deployment; those with the least left first. */
+  function quotas() {
+    const part = (one) => one.remaining_tokens / one.limit_tokens;
+    const told = list(doc.deployments).filter((one) => number(one.limit_tokens)).sort((x, y) => part(x) - part(y));
+    const texts = told.slice(0, MANY_LANES).map((one) => `${one.name} ${short(number(one.remaining_tokens))} of ${short(one.limit_tokens)}`);
+    if (told.length > texts.length) texts.push(`${told.length - texts.length} more`);
+    put($("left"), texts.length ? `Tokens left: ${texts.join(", ")}` : "");
+  }
   const troubled = (b) => !admits(b) || !lanesOf(b).every(admits);
 
   /** Moves rows only where their order has changed, and not under somebody's hand. */
@@ -539,6 +547,7 @@
     figures();
     callers();
     rows();
+    quotas();
     tellNews();
     setLink("live");
   }

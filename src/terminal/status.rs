@@ -18,6 +18,8 @@ pub const LANES_SHOWN: usize = 64;
 
 /// Callers of one document and failures of one lane that are shown; the same kind of bound.
 pub const CALLERS_SHOWN: usize = 50;
+/// Deployments of one document that are shown; the same kind of bound.
+pub const DEPLOYMENTS_SHOWN: usize = 50;
 /// See [`CALLERS_SHOWN`].
 pub const FAILURES_SHOWN: usize = 5;
 
@@ -46,6 +48,9 @@ pub struct Status {
     /// Who uses it.
     #[serde(deserialize_with = "or_default")]
     pub by_caller: ByCaller,
+    /// What is left of all quotas together, by the callers' names.
+    #[serde(deserialize_with = "or_default")]
+    pub deployments: Vec<Deployment>,
     /// Every backend, in the order of the settings.
     #[serde(deserialize_with = "or_default")]
     pub backends: Vec<Backend>,
@@ -136,6 +141,21 @@ pub struct Caller {
     /// Tokens of prompts and answers.
     #[serde(deserialize_with = "count")]
     pub tokens: u64,
+}
+
+/// One deployment over all backends.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Deployment {
+    /// The callers' name, harmless to print.
+    #[serde(deserialize_with = "text")]
+    pub name: String,
+    /// Tokens a minute.
+    #[serde(deserialize_with = "count")]
+    pub limit_tokens: u64,
+    /// Of them, left.
+    #[serde(deserialize_with = "count")]
+    pub remaining_tokens: u64,
 }
 
 /// One backend.
@@ -352,6 +372,11 @@ impl Status {
             serde_json::from_slice(bytes).map_err(|_| "the answer is no status document")?;
         status.backends.truncate(BACKENDS_SHOWN);
         status.by_caller.callers.truncate(CALLERS_SHOWN);
+        status.deployments.retain(|deployment| deployment.limit_tokens > 0);
+        status.deployments.sort_by_key(|deployment| {
+            deployment.remaining_tokens.saturating_mul(1_000) / deployment.limit_tokens
+        });
+        status.deployments.truncate(DEPLOYMENTS_SHOWN);
         for backend in &mut status.backends {
             backend.lanes.truncate(LANES_SHOWN);
             backend.lanes.iter_mut().for_each(|lane| lane.failures.truncate(FAILURES_SHOWN));

@@ -625,8 +625,15 @@ fn quota_left_is_a_number_and_a_bar_and_who_uses_it_a_line() {
     status.by_caller.lately_seconds = 300;
     status.by_caller.callers =
         vec![caller("chat-app", 1_200, 0, 80_000), caller("batch", 40, 3, 20_000), caller("quiet", 0, 0, 0)];
+    let deployment = |name: &str, remaining_tokens| super::status::Deployment {
+        name: name.into(),
+        limit_tokens: 60_000,
+        remaining_tokens,
+    };
+    status.deployments = vec![deployment("gpt-4o", 12_300), deployment("embed", 60_000)];
     let state = state_of(vec![status], start);
     let (text, _) = picture(&state, start, 80, 24);
+    assert!(text.contains("  tokens left      gpt-4o 12.3k of 60k   embed 60k of 60k\n"), "{text}");
     let line = text.lines().find(|line| line.contains("east")).unwrap();
     assert!(line.contains("12.3k left  ━"), "{text}");
     assert!(

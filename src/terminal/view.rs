@@ -139,6 +139,7 @@ fn lines(state: &ViewState, now: Instant, width: usize, height: usize) -> (Vec<L
     }
     top.extend(headline(state, width, height, palette));
     top.extend(users(state, width, height, palette));
+    top.extend(quotas(state, width, height, palette));
     gap(&mut top);
 
     let mut bottom = Vec::new();
@@ -362,6 +363,30 @@ fn users(state: &ViewState, width: usize, height: usize, palette: Palette) -> Op
         spans.extend(entry);
     }
     (active > 0).then(|| Line::from(spans))
+}
+
+/// What is left of all quotas together, the scarcest first.
+fn quotas(state: &ViewState, width: usize, height: usize, palette: Palette) -> Option<Line<'static>> {
+    let deployments = state.status.as_ref().map(|status| &status.deployments).filter(|_| 24 <= height)?;
+    let mut spans = vec![Span::styled("tokens left      ", palette.dim())];
+    for (place, deployment) in deployments.iter().enumerate() {
+        let left = format!(
+            " {} of {}",
+            words::short(deployment.remaining_tokens),
+            words::short(deployment.limit_tokens)
+        );
+        let entry = [
+            Span::raw(if place == 0 { "" } else { "   " }),
+            Span::styled(words::cut(&deployment.name, 24), palette.bold()),
+            Span::raw(left),
+        ];
+        if width < total_width(&spans) + total_width(&entry) + 6 {
+            spans.push(Span::styled(format!("   +{}", deployments.len() - place), palette.dim()));
+            break;
+        }
+        spans.extend(entry);
+    }
+    (!deployments.is_empty()).then(|| Line::from(spans))
 }
 
 fn keys(state: &ViewState, width: usize, palette: Palette) -> Line<'static> {

@@ -494,12 +494,14 @@ describe("a balancer with settings", () => {
 
       Object.assign(status.callers, { absorbed_total: 31, cut_total: 2, limited_total: 17 });
       Object.assign(one, { absorbed_total: 28 });
+      status.deployments = [{ name: "embed", limit_tokens: 60000, remaining_tokens: 60000 }, { name: "gpt-4o", limit_tokens: 90000, remaining_tokens: 12300 }];
       status.by_caller.callers = [caller("app"), caller("batch", { limited: 17 })];
       stage.tell("status", status);
       await until("the told figure is shown", async () => (await page.textContent("#absorbed")) === "31");
       assert.equal(await page.textContent("#success"), "96.3 %");
       assert.match(await page.textContent("#success-note"), /^3 failed, 2 of them cut off, of 100 requests.*; 17 over limit$/);
       assert.equal(await row(page, "one").locator("p.number .value").last().textContent(), "28");
+      assert.equal(await page.textContent("#left"), "Tokens left: gpt-4o 12.3k of 90k, embed 60k of 60k");
       assert.deepEqual(await page.locator("#users .limited").allTextContents(), ["0", "17"]);
       const [red, limited] = await page.evaluate(() => [document.querySelector("#success"), document.querySelectorAll("#users .limited")[1]].map((one) => getComputedStyle(one).color));
       assert.notEqual(limited, red, "a limit that holds is no failure");
