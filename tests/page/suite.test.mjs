@@ -482,7 +482,8 @@ describe("a balancer with settings", () => {
       const status = await (await fetch(`${url}status`)).json();
       const one = { deployment: "gpt-4o", state: "admitting", quota: {}, failures: [], throttled_total: 40 };
       const caller = (name, more) => ({ name, requests: 50, failed: 0, tokens: 100, ...more });
-      status.callers = { ...status.callers, requests_total: 100, succeeded_total: 80, failed_total: 3 };
+      status.callers = { requests_total: 100, succeeded_total: 80, failed_total: 3 };
+      status.deployments = undefined;
       status.by_caller = { lately_seconds: 300, others: 0, rest: null, callers: [caller("app"), caller("batch")] };
       status.backends[0] = { ...status.backends[0], throttled_total: 40, failed_total: 5, lanes: [one] };
       const page = await (await browser.newContext({ viewport: { width: 1280, height: 900 } })).newPage();
