@@ -2,86 +2,36 @@
 // The status page. Hears `/events`, draws what it hears. Everything from outside is put in as text, never as markup.
 (() => {
   const $ = (id) => document.getElementById(id);
-  const SVG = "http://www.w3.org/2000/svg";
+  const { STATES, count, short, rate, several, clock, span, wait, soon, ago, share, number, list, key, cut, shownAs, make, draw, put, mark } = Words;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  const WORDS = {
-    admitting: "Admitting", cooling: "Cooling", resting: "Resting after failures", probing: "On trial: one request first",
-    refused: "Credential refused", absent: "Deployment not found", drained: "Drained",
-  };
-  const LETTERS = { a: "admitting", c: "cooling", r: "resting", p: "probing", f: "refused", x: "absent", d: "drained" };
-  const ORDER = ["refused", "absent", "resting", "probing", "cooling", "drained", "unknown", "admitting"];
+  const ORDER = ["unused", "refused", "absent", "resting", "probing", "cooling", "drained", "unknown", "admitting"];
   const RATE_MS = 10000, WHY_MS = 2000, SILENT_MS = 6000, LONGEST_EVENT = 64 * 1024 * 1024, MANY = 8, MANY_LANES = 3, DENSE = 12, FEW = 5;
-
-  // ---- words and numbers
-
-  const grouped = new Intl.NumberFormat("en-US");
-  const count = (n) => n < 1e7 ? grouped.format(Math.floor(n)) : `${(n / (n < 1e9 ? 1e6 : 1e9)).toFixed(1)}${n < 1e9 ? "M" : "G"}`;
-  const short = (n) => n < 1e4 ? grouped.format(Math.floor(n)) : (n < 1e6 ? `${(n / 1e3).toFixed(n < 1e5 ? 1 : 0)}k` : `${(n / 1e6).toFixed(1)}M`).replace(".0", "");
-  const rate = (n) => n < 9.95 ? n.toFixed(1) : grouped.format(Math.round(n));
-  const several = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
-  const pad = (n) => String(n).padStart(2, "0");
-  const clock = (ms) => { const d = new Date(ms); return `${pad(d.getHours())}:${pad(d.getMinutes())}:${pad(d.getSeconds())}`; };
-  /** 850 ms, 4.2 s, 1 min 05 s, 3 h 12 min, 2 days 4 h. */
-  function span(ms) {
-    if (ms < 1000) return `${Math.round(ms)} ms`;
-    const s = ms / 1000;
-    if (s < 9.95) return `${s.toFixed(1)} s`;
-    if (s < 59.5) return `${Math.round(s)} s`;
-    const m = Math.round(s / 60);
-    if (s < 600) return `${Math.floor(Math.round(s) / 60)} min ${pad(Math.round(s) % 60)} s`;
-    if (m < 60) return `${m} min`;
-    if (m < 1440) return `${Math.floor(m / 60)} h ${pad(m % 60)} min`;
-    return `${several(Math.floor(m / 1440), "day")} ${Math.floor(m % 1440 / 60)} h`;
-  }
-  const ago = (ms) => ms < 1500 ? "just now" : `${ms < 59500 ? `${Math.round(ms / 1000)} s` : span(Math.round(ms / 60000) * 60000).replace(" 00 s", "")} ago`;
-  /** Never rounded up to 100. */
-  function share(part, all) {
-    if (!all) return "–";
-    if (part >= all) return "100 %";
-    if (!part) return "0 %";
-    return `${(Math.floor(part / all * 1000) / 10).toFixed(1)} %`;
-  }
-  const number = (n) => typeof n === "number" && Number.isFinite(n) ? n : 0;
-  const list = (l) => Array.isArray(l) ? l : [];
-  const shownAs = (name) => name || "requests without a deployment";
-
-  // ---- elements
-
-  function make(tag, cls, text) {
-    const element = document.createElement(tag);
-    if (cls) element.className = cls;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  }
-  function draw(tag, attributes) {
-    const element = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    return element;
-  }
-  /** Writes only what differs, so that a selection and a screen reader are left alone. */
-  function put(element, text) { if (element.textContent !== text) element.textContent = text; }
-  function mark(element, name, value) { if (element.dataset[name] !== value) element.dataset[name] = value; }
 
   // ---- what is known
 
   let doc = null, heard = 0;                    // the last document, and when it came (performance.now)
-  let past = { step: 5000, steps: 180, next: 0, ended: 0, failed: [], total: 0, lanes: new Map() };
   const points = [];                            // totals of the last seconds, for rates
   const views = new Map();                      // by backend
-  const full = new Map();                       // how long a cooldown was when first seen, by lane
+  const rowOf = new WeakMap();                  // by list item
   let link = { state: "waiting", since: Date.now(), why: "" };
-  const key = (backend, deployment) => `${backend}\u0000${deployment}`;
 
   function lanesOf(backend) {
     const lanes = list(backend.lanes);
     return lanes.length ? lanes : [{ ...backend, deployment: null, quota: {}, failures: [] }];
   }
-  function stateOf(of) { return of.state in WORDS ? of.state : "unknown"; }
+  function stateOf(of) { return of.state in STATES ? of.state : "unknown"; }
   function leftOf(of) { return of.remaining_ms == null ? null : Math.max(0, of.remaining_ms - (performance.now() - heard)); }
 
-  function absorbed(of) {
-    const all = list(of.backends).reduce((sum, b) => sum + number(b.throttled_total) + number(b.failed_total), 0);
-    return Math.max(0, all - number(of.callers.failed_total));
+  /** A backend without its credential is not in use, whatever it would admit. */
+  function withUnused(backends) {
+    return list(backends).map((b) => b.credential !== "missing" || b.drained ? b
+      : { ...b, state: "unused", remaining_ms: null, lanes: list(b.lanes).map((lane) => ({ ...lane, state: "unused", remaining_ms: null })) });
+  }
+  /** An older balancer does not tell it: then what came to nothing and did not reach a caller. */
+  function absorbed() {
+    if (doc.callers.absorbed_total != null) return number(doc.callers.absorbed_total);
+    const all = doc.backends.reduce((sum, b) => sum + number(b.throttled_total) + number(b.failed_total), 0);
+    return Math.max(0, all - number(doc.callers.failed_total));
   }
 
   function keepPoint() {
@@ -90,7 +40,7 @@
     // Changes come between the seconds; rates need no more than one point for each.
     else if (newest && heard - newest.at < 800) return;
     const lanes = new Map();
-    for (const b of list(doc.backends)) {
+    for (const b of doc.backends) {
       for (const lane of lanesOf(b)) lanes.set(key(b.name, lane.deployment ?? ""), [number(lane.requests_total), number(lane.tokens_total)]);
     }
     const tokens = number(doc.tokens.prompt_total) + number(doc.tokens.completion_total);
@@ -108,48 +58,55 @@
 
   // ---- the top
 
-  function headline() {
-    const backends = list(doc.backends), failed = failedWithin(60000);
-    const admitting = backends.filter(admits), away = awayFrom(backends);
-    let tone = "good", text = "Everyone is being served";
-    if (doc.draining) [tone, text] = ["warm", "Draining: this balancer is about to stop"];
-    else if (backends.length && !admitting.length) {
+  /** What is said first: its colour, its words, and what kind of words they are, which changes more rarely. */
+  function verdict(backends, away) {
+    const failed = Timeline.failedWithin(60000, number(doc.callers.failed_total)), gone = unserved(backends);
+    const unused = backends.filter((b) => stateOf(b) === "unused");
+    if (doc.draining) return ["warm", "Draining: this balancer is about to stop", "draining"];
+    if (backends.length && !backends.some(admits)) {
       const back = soonest(away);
-      [tone, text] = ["bad", back ? `No backend admits; ${back.who} is back in ${span(leftOf(back.of))}` : "No backend admits"];
-    } else if (failed) [tone, text] = ["bad", `${several(failed, "request")} failed in the last minute`];
-    else if (unserved(backends)) [tone, text] = ["warm", unserved(backends)];
-    else if (!number(doc.callers.requests_total)) text = "Ready, and waiting for the first request";
+      return ["bad", back ? `No backend admits; ${back.who} is back ${soon(leftOf(back.of))}` : "No backend admits", "none admits"];
+    }
+    if (failed) return ["bad", `${several(failed, "request")} failed in the last minute`, "failed"];
+    if (gone) return ["warm", gone.text, gone.kind];
+    const well = number(doc.callers.requests_total) ? "Everyone is being served" : "Ready, and waiting for the first request";
+    if (!unused.length) return ["good", well, well];
+    const who = unused.length === 1 ? `${unused[0].name} has` : `${count(unused.length)} backends have`;
+    return ["warm", `${well.replace(/,.*/, "")}, but ${who} no credential`, who];
+  }
+  let kind = "";
+  function headline() {
+    const away = awayFrom(doc.backends), [tone, text, of] = verdict(doc.backends, away), all = doc.backends.length;
+    kind = of;
     put($("headline"), text);
     mark($("headline"), "tone", tone);
-    const parts = tone === "bad" && failed ? list(doc.by_caller?.callers).filter((c) => number(c.failed)).slice(0, 2).map((c) => `${c.name}: ${count(number(c.failed))} failed in ${Math.round(lately() / 60000)} min`) : [];
+    const parts = of === "failed" ? list(doc.by_caller?.callers).filter((c) => number(c.failed)).slice(0, 2).map((c) => `${c.name}: ${count(number(c.failed))} failed in ${Math.round(lately() / 60000)} min`) : [];
     const told = away.slice(0, 3).map(({ who, of, why }) => {
       const left = leftOf(of);
-      return `${who}: ${why}${left == null ? "" : `, back in ${span(left)}`}`;
+      return `${who}: ${why}${left == null ? "" : `, back ${soon(left)}`}`;
     });
-    if (backends.length && !told.length) parts.push(backends.length === 1 ? "The one backend admits" : `All ${backends.length} backends admit`);
+    if (all && !told.length) parts.push(all === 1 ? "The one backend admits" : `All ${all} backends admit`);
     parts.push(...told);
     if (away.length > told.length) parts.push(`${away.length - told.length} more away`);
     put($("subline"), parts.join(" · "));
     document.title = `${tone === "bad" ? "! " : ""}${tone === "good" && away.length ? `${away.length} away` : text} – Sidestep`;
   }
-  /** Requests of callers that failed, since before this page was opened too. */
-  function failedWithin(ms) {
-    const steps = past.failed.slice(-Math.round(ms / past.step));
-    return steps.reduce((a, b) => a + b, 0) + Math.max(0, number(doc.callers.failed_total) - past.total);
-  }
-  const admits = (of) => stateOf(of) === "admitting" && of.credential !== "missing";
-  /** Backends that are away as a whole, and single lanes of the others; those that are back first come first. */
+  const admits = (of) => stateOf(of) === "admitting";
+  const inWords = (of) => of.state === "resting" ? "resting after failures" : (STATES[of.state] ?? "unknown").toLowerCase();
+  /** Backends that are away as a whole, and single lanes of the others; first those that wait for an operator, then by who is back first. */
   function awayFrom(backends) {
     const away = [];
     for (const b of backends) {
       const lanes = list(b.lanes);
-      if (b.credential === "missing") away.push({ who: b.name, of: {}, why: "no credential" });
-      else if (!admits(b) && (lanes.length < 2 || b.drained)) away.push({ who: b.name, of: b, why: (WORDS[b.state] ?? "unknown").toLowerCase() });
-      else for (const lane of lanes) if (!admits(lane)) away.push({ who: `${b.name}${lanes.length > 1 ? ` ${shownAs(lane.deployment)}` : ""}`, of: lane, why: (WORDS[lane.state] ?? "unknown").toLowerCase() });
+      if (stateOf(b) === "unused") away.push({ who: b.name, of: b, why: `not in use, no credential${b.credential_cause ? ` (${cut(b.credential_cause)})` : ""}` });
+      else if (!admits(b) && (lanes.length < 2 || b.drained)) away.push({ who: b.name, of: b, why: inWords(b) });
+      else for (const lane of lanes) if (!admits(lane)) away.push({ who: named(b, lane), of: lane, why: inWords(lane) });
     }
-    const left = ({ of }) => of.remaining_ms ?? Infinity;
+    const left = ({ of }) => of.state === "unused" ? -1 : of.remaining_ms ?? Infinity;
     return away.sort((x, y) => left(x) - left(y) || 0);
   }
+  /** A lane as one says it: by its deployment where its backend has several. */
+  const named = (b, lane) => list(b.lanes).length > 1 ? `${b.name} ${shownAs(lane.deployment)}` : b.name;
   const soonest = (away) => away.find(({ of }) => of.remaining_ms != null);
   /** A deployment that no backend takes now. One that was never asked for it may still have it. */
   function unserved(backends) {
@@ -159,9 +116,10 @@
       const others = backends.length - lanes.length - backends.filter((b) => !admits(b) && !list(b.lanes).some((l) => l.deployment === deployment)).length;
       if (lanes.some(({ of }) => admits(of)) || others > 0) continue;
       const back = soonest(lanes.sort((x, y) => (x.of.remaining_ms ?? Infinity) - (y.of.remaining_ms ?? Infinity)));
-      return `No backend admits ${shownAs(deployment)}${back ? `; ${back.who} is back in ${span(leftOf(back.of))}` : ""}`;
+      const text = `No backend admits ${shownAs(deployment)}`;
+      return { kind: text, text: `${text}${back ? `; ${back.who} is back ${soon(leftOf(back.of))}` : ""}` };
     }
-    return "";
+    return null;
   }
 
   function figures() {
@@ -169,8 +127,10 @@
     put($("success"), share(number(callers.succeeded_total), number(callers.succeeded_total) + failed));
     mark($("success"), "tone", failed ? "bad" : "good");
     const requests = perSecond((p) => p.requests);
-    put($("success-note"), `${failed ? `${count(failed)} failed of ` : ""}${several(number(callers.requests_total), "request")}${requests == null ? "" : `, ${rate(requests)}/s`}`);
-    put($("absorbed"), count(absorbed(doc)));
+    const broken = number(callers.cut_total), limited = number(callers.limited_total);
+    const failures = failed ? `${count(failed)} failed${broken ? `, ${count(broken)} of them cut off,` : ""} of ` : "";
+    put($("success-note"), `${failures}${several(number(callers.requests_total), "request")}${requests == null ? "" : `, ${rate(requests)}/s`}${limited ? `; ${count(limited)} over limit` : ""}`);
+    put($("absorbed"), count(absorbed()));
     put($("absorbed-note"), "429s and errors that no caller saw");
     const prompt = number(tokens.prompt_total), served = prompt + number(tokens.completion_total);
     put($("tokens"), count(served));
@@ -190,7 +150,7 @@
   function userRow() {
     const row = make("tr"), name = make("th"), share = make("td", "share"), rail = make("div", "rail");
     name.scope = "row";
-    const view = { row, name, fill: make("div", "fill"), part: make("span", "part"), sums: ["Tokens", "Requests", "Failed"].map(() => make("td", "sum")) };
+    const view = { row, name, fill: make("div", "fill"), part: make("span", "part"), sums: ["sum wide", "sum", "sum limited", "sum"].map((cls) => make("td", cls)) };
     rail.append(view.fill);
     const box = make("div", "of");
     box.append(rail, view.part);
@@ -203,6 +163,7 @@
     const tokens = [...all, rest ?? {}].reduce((sum, one) => sum + number(one.tokens), 0);
     const active = all.filter((one) => number(one.requests)).length;
     $("callers").hidden = !all.length;
+    $("callers").classList.toggle("some-limited", [...all, rest ?? {}].some((one) => number(one.limited)));
     put($("callers-note"), active ? `in the last ${Math.round(lately() / 60000)} minutes` : `nobody in the last ${Math.round(lately() / 60000)} minutes`);
     const shown = (everybody ? all : all.slice(0, FEW)).map((one) => [one.name, one]);
     if (everybody && rest) shown.push([`${several(number(told.others), "other")}`, rest]);
@@ -215,9 +176,9 @@
       put(view.name, name);
       view.fill.style.transform = `scaleX(${part.toFixed(4)})`;
       put(view.part, tokens ? (part && part < .01 ? "<1 %" : `${Math.round(part * 100)} %`) : "–");
-      const sums = [short(number(one.tokens)), count(number(one.requests)), count(number(one.failed))];
+      const sums = [short(number(one.tokens)), ...[one.requests, one.limited, one.failed].map((n) => count(number(n)))];
       view.sums.forEach((cell, at) => { put(cell, sums[at]); cell.classList.toggle("zero", sums[at] === "0"); });
-      view.sums[2].classList.toggle("failed", number(one.failed) > 0);
+      view.sums[3].classList.toggle("failed", number(one.failed) > 0);
     });
     for (const id of users.keys()) if (!seen.has(id)) users.delete(id);
     const order = JSON.stringify([...seen]);
@@ -240,10 +201,7 @@
     view.state = make("p", "state");
     text.append(view.name, view.deployment, view.state);
     who.append(view.mark, text);
-    const box = make("div", "past");
-    view.canvas = make("canvas");
-    view.canvas.setAttribute("role", "img");
-    box.append(view.canvas);
+    Timeline.attach(view);
     view.quota = make("div", "quota");
     // What is left of the quota, and below it what is left of its minute.
     const rails = make("div", "rails"), rail = make("div", "rail");
@@ -255,7 +213,7 @@
     [view.count, view.of, view.restart] = [make("b"), make("span"), make("span", "restart")];
     left.append(view.count, view.of, view.restart);
     view.quota.append(rails, left);
-    view.row.append(who, box, view.quota);
+    view.row.append(who, view.past, view.quota);
     view.numbers = ["Requests/s", "Tokens/s", "First byte", "429s absorbed"].map((label) => {
       const cell = make("p", "number"), value = make("span", "value", "–");
       cell.append(make("span", "label", label), make("span", "hidden", `${label}: `), value);
@@ -265,8 +223,7 @@
     });
     view.act = make("div", "act");
     view.row.append(view.act);
-    view.canvas.addEventListener("pointermove", (event) => point(view, event));
-    view.canvas.addEventListener("pointerleave", unpoint);
+    rowOf.set(view.row, view);
     return view;
   }
 
@@ -279,6 +236,7 @@
     if (state === "admitting") parts.push(draw("circle", { class: "dot", cx: 9, cy: 9, r: 5 }));
     else if (state === "drained") parts.push(draw("path", { class: "sign", d: "M6.5 4.5v9M11.5 4.5v9" }));
     else if (state === "refused") parts.push(draw("circle", { class: "sign", cx: 9, cy: 9, r: 6 }), draw("path", { class: "sign", d: "M5 5l8 8" }));
+    else if (state === "unused") parts.push(draw("circle", { class: "sign", cx: 9, cy: 9, r: 6 }), draw("path", { class: "sign", d: "M6 9h6" }));
     else if (state === "absent") parts.push(draw("circle", { class: "sign", cx: 9, cy: 9, r: 6, "stroke-dasharray": "2.6 3.6" }));
     else if (state === "probing") parts.push(draw("circle", { class: "rim", cx: 9, cy: 9, r: 6 }), draw("circle", { class: "dot", cx: 9, cy: 9, r: 2.5 }));
     else if (state === "cooling" || state === "resting") {
@@ -321,7 +279,7 @@
     const label = `${b.drained ? "Resume" : "Drain"} ${b.name}`;
     if (view.button.getAttribute("aria-label") !== label) view.button.setAttribute("aria-label", label);
     const failures = lanes.flatMap((lane) => list(lane.failures)).sort((x, y) => x.ago_ms - y.ago_ms);
-    put(view.summary, failures.length ? `Last trouble: ${failures[0].cause}, ${ago(failures[0].ago_ms)}` : "Details");
+    put(view.summary, stateOf(b) === "unused" && b.credential_cause ? `No credential: ${cut(b.credential_cause)}` : failures.length ? `Last trouble: ${failures[0].cause}, ${ago(failures[0].ago_ms)}` : "Details");
     if (view.details.open) more(view, b);
   }
 
@@ -331,6 +289,7 @@
     sign(row, state);
     put(row.name, leads ? b.name : "");
     row.name.hidden = !leads;
+    row.title = lane.deployment == null ? b.name : `${b.name} ${shownAs(lane.deployment)}`;
     put(row.deployment, lane.deployment == null ? "no requests yet" : shownAs(lane.deployment));
     countdown(row);
     const quota = lane.quota ?? {}, limit = number(quota.limit_tokens), remaining = quota.remaining_tokens;
@@ -350,20 +309,21 @@
       put(row.of, limit ? `of ${short(limit)} tokens` : "quota not told");
       put(row.restart, "");
     }
+    const saved = number(lane.absorbed_total ?? lane.throttled_total);
     const requests = perSecond((p) => p.lanes.get(row.id)?.[0]), tokens = perSecond((p) => p.lanes.get(row.id)?.[1]);
     const texts = [requests == null ? "–" : rate(requests), tokens == null ? "–" : rate(tokens),
-      lane.first_byte_ms == null ? "–" : span(lane.first_byte_ms), count(number(lane.throttled_total))];
-    const zero = [!requests, !tokens, lane.first_byte_ms == null, !number(lane.throttled_total)];
+      lane.first_byte_ms == null ? "–" : span(lane.first_byte_ms), count(saved)];
+    const zero = [!requests, !tokens, lane.first_byte_ms == null, !saved];
     row.numbers.forEach(({ cell, value }, place) => { put(value, texts[place]); cell.classList.toggle("zero", zero[place]); });
   }
 
   function countdown(row) {
     const lane = row.lane, left = leftOf(lane), state = stateOf(lane);
-    let text = WORDS[state] ?? "Unknown";
+    let text = STATES[state] ?? "Unknown";
     if (left != null) {
       if (left > row.full || row.counted !== state) row.full = left;
       row.counted = state;
-      text += left < 50 ? ", back any moment" : `, ${calm.matches ? span(Math.ceil(left / 1000) * 1000) : span(left)} left`;
+      text += left < 50 ? ", back any moment" : `, ${calm.matches ? wait(Math.ceil(left / 1000) * 1000) : wait(left)} left`;
       row.pie?.setAttribute("stroke-dasharray", `${(100 * left / Math.max(row.full, 1)).toFixed(1)} 100`);
     } else {
       row.full = 0;
@@ -377,7 +337,9 @@
     const fact = (name, value) => facts.append(make("dt", "", name), make("dd", "", value));
     fact("Address", String(b.url ?? ""));
     fact("Priority, weight", `${b.priority}, ${b.weight}`);
-    if (b.credential === "missing") fact("Credential", "missing");
+    const next = b.credential_next_try_seconds == null ? "" : `; next try in ${span(b.credential_next_try_seconds * 1000)}`;
+    if (b.credential === "missing") fact("Credential", `missing${b.credential_cause ? `: ${b.credential_cause}` : ""}${next}`);
+    else if (b.credential_cause) fact("Credential", `cannot be renewed: ${b.credential_cause}${next}`);
     if (b.cause) fact("Away because of", b.cause);
     fact("In flight", count(number(b.in_flight)));
     fact("Attempts", `${count(number(b.requests_total))}: ${count(number(b.served_total))} served, ${count(number(b.throttled_total))} throttled, ${count(number(b.failed_total))} failed`);
@@ -432,9 +394,9 @@
 
   // ---- the list: groups, order, filter
 
-  let order = "";
+  let order = "", strips = [];
   function rows() {
-    const backends = list(doc.backends), text = $("filter").value.trim().toLowerCase(), only = $("troubled").checked;
+    const backends = doc.backends, text = $("filter").value.trim().toLowerCase(), only = $("troubled").checked;
     const many = backends.length > MANY;
     $("tools").hidden = !many;
     $("list").classList.toggle("dense", backends.length > DENSE);
@@ -452,14 +414,24 @@
     }
     for (const name of [...views.keys()]) if (!find(name)) views.delete(name);
     arrange(groups, priorities.length > 1);
+    const seen = [...$("list").querySelectorAll(".lane")].map((row) => rowOf.get(row));
+    if (seen.length !== strips.length || seen.some((row, place) => row !== strips[place])) { strips = seen; Timeline.arrange(seen); }
     $("nothing").hidden = shown.length > 0;
     put($("nothing"), backends.length ? (only && !text ? "All well: no backend is in trouble." : "No backend matches.") : "No backend is set.");
     const counts = new Map();
     const lanes = backends.flatMap(lanesOf);
     for (const lane of lanes) counts.set(stateOf(lane), (counts.get(stateOf(lane)) ?? 0) + 1);
-    put($("states"), `${several(lanes.length, "lane")}: ${[...counts].sort((x, y) => y[1] - x[1]).map(([state, n]) => `${n} ${state}`).join(", ")}`);
+    put($("states"), `${several(lanes.length, "lane")}: ${[...counts].sort((x, y) => y[1] - x[1]).map(([state, n]) => `${n} ${state === "unused" ? "not in use" : state}`).join(", ")}`);
   }
-  const troubled = (b) => stateOf(b) !== "admitting" || b.credential === "missing" || lanesOf(b).some((lane) => stateOf(lane) !== "admitting");
+  /** What is left of all quotas together, by deployment; those with the least left first. */
+  function quotas() {
+    const part = (one) => one.remaining_tokens / one.limit_tokens;
+    const told = list(doc.deployments).filter((one) => number(one.limit_tokens)).sort((x, y) => part(x) - part(y));
+    const texts = told.slice(0, MANY_LANES).map((one) => `${one.name} ${short(number(one.remaining_tokens))} of ${short(one.limit_tokens)}`);
+    if (told.length > texts.length) texts.push(`${told.length - texts.length} more`);
+    put($("left"), texts.length ? `Tokens left: ${texts.join(", ")}` : "");
+  }
+  const troubled = (b) => !admits(b) || !lanesOf(b).every(admits);
 
   /** Moves rows only where their order has changed, and not under somebody's hand. */
   function arrange(groups, titled) {
@@ -478,127 +450,35 @@
       ul.setAttribute("aria-labelledby", title.id);
       return [title, ul];
     }));
-    paintAll();
-  }
-
-  // ---- the timeline
-
-  let colours = {};
-  function readColours() {
-    const style = getComputedStyle(document.documentElement);
-    const of = (name) => style.getPropertyValue(name).trim();
-    colours = { served: of("--good-fill"), throttled: of("--warm-fill"), failed: of("--bad-fill"), line: of("--line"),
-      cooling: of("--warm-band"), resting: of("--bad-band"), refused: of("--bad-band"), absent: of("--bad-band"), probing: of("--look-band"), drained: of("--idle-band") };
-  }
-
-  function takePast(told) {
-    past = { step: number(told.step_ms) || 5000, steps: number(told.steps) || 180, next: number(told.next), ended: Date.now(), failed: list(told.failed), total: number(told.failed_total), lanes: new Map() };
-    for (const lane of list(told.lanes)) {
-      past.lanes.set(key(lane.backend, lane.deployment), { served: list(lane.served), throttled: list(lane.throttled), failed: list(lane.failed), states: String(lane.states ?? "") });
-    }
-  }
-  /** False: something in between was missed. */
-  function takeStep(told) {
-    if (number(told.next) !== past.next + 1) return false;
-    past.next++;
-    past.ended = Date.now();
-    past.failed = [...past.failed, number(list(told.failed).at(-1))].slice(-past.steps);
-    past.total = number(told.failed_total);
-    const seen = new Set();
-    for (const lane of list(told.lanes)) {
-      const id = key(lane.backend, lane.deployment);
-      seen.add(id);
-      if (!past.lanes.has(id)) past.lanes.set(id, { served: [], throttled: [], failed: [], states: "" });
-      const track = past.lanes.get(id);
-      for (const name of ["served", "throttled", "failed"]) {
-        track[name].push(number(list(lane[name]).at(-1)));
-        if (track[name].length > past.steps) track[name].shift();
-      }
-      track.states = (track.states + (String(lane.states ?? "").at(-1) ?? "-")).slice(-past.steps);
-    }
-    for (const id of [...past.lanes.keys()]) if (!seen.has(id)) past.lanes.delete(id);
-    return true;
-  }
-
-  function paintAll() {
-    if (!colours.served) readColours();
-    let most = 4;
-    for (const track of past.lanes.values()) for (const n of track.served) if (n > most) most = n;
-    for (const view of views.values()) for (const row of view.lanes.values()) paint(row, most);
-  }
-
-  function paint(row, most) {
-    const track = past.lanes.get(row.id) ?? { served: [], throttled: [], failed: [], states: "" };
-    const { canvas } = row, width = canvas.clientWidth, height = canvas.clientHeight;
-    if (!width) return;
-    const sharp = Math.min(3, devicePixelRatio || 1);
-    const [w, h] = [Math.round(width * sharp), Math.round(height * sharp)];
-    if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
-    const pen = canvas.getContext("2d"), n = track.served.length, dot = Math.round(3 * sharp);
-    pen.clearRect(0, 0, w, h);
-    const x = (step) => Math.round(w - (n - step) * w / past.steps);
-    const floor = h - Math.round(sharp), room = floor - 2 * dot - Math.round(2 * sharp);
-    for (let i = 0; i < n; i++) {
-      const [from, to] = [x(i), x(i + 1)], band = colours[LETTERS[track.states[i]]];
-      if (band) { pen.fillStyle = band; pen.fillRect(from, 0, to - from, floor); }
-    }
-    pen.fillStyle = colours.line;
-    pen.fillRect(0, floor, w, h - floor);
-    const hair = Math.max(1, Math.round(sharp / 2));
-    for (const third of [0, 1 / 3, 2 / 3, 1]) pen.fillRect(Math.min(w - hair, Math.round(w * third)), 0, hair, h);
-    for (let i = 0; i < n; i++) {
-      const from = x(i), wide = Math.max(1, x(i + 1) - from - (w / past.steps > 3 * sharp ? Math.round(sharp) : 0));
-      if (track.served[i]) {
-        const tall = Math.max(Math.round(1.5 * sharp), Math.round(room * track.served[i] / most));
-        pen.fillStyle = colours.served;
-        pen.fillRect(from, floor - tall, wide, tall);
-      }
-      if (track.throttled[i]) { pen.fillStyle = colours.throttled; pen.fillRect(from, 0, Math.max(wide, Math.round(2 * sharp)), dot); }
-      if (track.failed[i]) { pen.fillStyle = colours.failed; pen.fillRect(from, dot, Math.max(wide, Math.round(2 * sharp)), dot); }
-    }
-    const sum = (of) => of.reduce((a, b) => a + b, 0);
-    const away = [...track.states].filter((letter) => letter in LETTERS && letter !== "a").length * past.step;
-    const label = n ? `Last ${span(n * past.step)}: ${count(sum(track.served))} served, ${several(sum(track.throttled), "429")}, ${several(sum(track.failed), "failure")}, away for ${away ? span(away) : "no time"}` : "No past yet";
-    if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
-  }
-
-  /** The same moment in every row, and its story in words. */
-  function point(row, event) {
-    const box = row.canvas.getBoundingClientRect(), at = Math.min(box.width - 1, Math.max(0, event.clientX - box.left));
-    $("list").style.setProperty("--cursor", `${at}px`);
-    $("list").style.setProperty("--cursor-shown", "1");
-    const track = past.lanes.get(row.id), back = Math.floor((box.width - at) / box.width * past.steps), i = (track?.served.length ?? 0) - 1 - back;
-    const when = clock(past.ended - (back + 1) * past.step);
-    if (i < 0 || !(track.states[i] in LETTERS)) { put($("readout"), `${when}: not seen`); return; }
-    const parts = [`${count(track.served[i])} served`];
-    if (track.throttled[i]) parts.push(several(track.throttled[i], "429"));
-    if (track.failed[i]) parts.push(`${count(track.failed[i])} failed`);
-    if (track.states[i] !== "a") parts.push(LETTERS[track.states[i]]);
-    put($("readout"), `${when}: ${parts.join(", ")}`);
-  }
-  function unpoint() {
-    $("list").style.setProperty("--cursor-shown", "0");
-    put($("readout"), "");
   }
 
   // ---- news for those who listen
 
+  // A cooldown is every day's work, and the headline says where it matters: it is read there, and not called out.
+  const LOUD = new Set(["resting", "refused", "absent", "drained", "unused"]);
   const lastStates = new Map();
-  let news = [], newsTimer = 0;
+  let news = [], newsTimer = 0, lastKind = "";
   function tellNews() {
-    for (const b of list(doc.backends)) {
-      const state = stateOf(b), was = lastStates.get(b.name);
-      lastStates.set(b.name, state);
-      if (was === undefined || was === state) continue;
-      const left = leftOf(b);
-      news.push(`${b.name}: ${(WORDS[state] ?? "unknown").toLowerCase()}${left == null ? "" : `, back in ${span(Math.ceil(left / 1000) * 1000)}`}`);
+    for (const b of doc.backends) {
+      const whole = list(b.lanes).length < 2 || LOUD.has(stateOf(b));
+      for (const one of whole ? [b] : [b, ...b.lanes]) tellState(one === b ? b.name : named(b, one), one);
     }
-    if (news.length && !newsTimer) {
+    const changed = lastKind && lastKind !== kind;
+    lastKind = kind;
+    if (changed || (news.length && !newsTimer)) {
+      clearTimeout(newsTimer);
       newsTimer = setTimeout(() => {
-        put($("news"), news.length > 3 ? `${news.length} backends changed state` : news.join(". "));
+        put($("news"), [...changed ? [$("headline").textContent] : [], ...news.length > 3 ? [`${news.length} lanes changed state`] : news].join(". "));
         [news, newsTimer] = [[], 0];
       }, 1000);
     }
+  }
+  function tellState(who, of) {
+    const state = stateOf(of), was = lastStates.get(who), left = leftOf(of);
+    if (state === "probing") return;
+    lastStates.set(who, state);
+    if (was === undefined || was === state || !(LOUD.has(state) || LOUD.has(was))) return;
+    news.push(`${who}: ${inWords(of)}${left == null ? "" : `, back ${soon(left)}`}`);
   }
 
   // ---- drain and resume
@@ -608,7 +488,7 @@
     const b = find(name);
     if (!b) return;
     asked = { name, verb: b.drained ? "resume" : "drain" };
-    const others = list(doc.backends).filter((o) => o.name !== name && stateOf(o) === "admitting").length;
+    const others = doc.backends.filter((o) => o.name !== name && admits(o)).length;
     put($("ask-title"), b.drained ? `Resume ${name}?` : `Drain ${name}?`);
     put($("ask-text"), b.drained ? "It gets requests again at once, as its priority and quota allow."
       : `It gets no new requests; those in flight there go on to their end. ${others ? `${several(others, "other backend")} admit${others === 1 ? "s" : ""} now.` : "No other backend admits now: callers will be refused."} A restart of Sidestep resumes it.`);
@@ -657,16 +537,17 @@
 
   function take(name, data) {
     const told = JSON.parse(data);
-    if (name === "past") { takePast(told); paintAll(); return; }
-    if (name === "step") { if (!takeStep(told)) throw new Error("missed a step"); paintAll(); return; }
+    if (name === "past") { Timeline.takePast(told); return; }
+    if (name === "step") { if (!Timeline.takeStep(told)) throw new Error("missed a step"); return; }
     if (name !== "status") return;
-    doc = { ...told, callers: told.callers ?? {}, tokens: told.tokens ?? {} };
+    doc = { ...told, callers: told.callers ?? {}, tokens: told.tokens ?? {}, backends: withUnused(told.backends) };
     heard = performance.now();
     keepPoint();
     headline();
     figures();
     callers();
     rows();
+    quotas();
     tellNews();
     setLink("live");
   }
@@ -731,7 +612,4 @@
 
   $("tools").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["filter", "troubled"]) $(id).addEventListener("input", () => doc && rows());
-  let resized = 0;
-  addEventListener("resize", () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(paintAll); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); paintAll(); });
 })();

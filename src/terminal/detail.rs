@@ -114,9 +114,8 @@ fn heading(
         let room = width.saturating_sub(total_width(&first) + 2);
         first.push(Span::styled(format!("  {}", words::cut(&backend.cause, room)), palette.dim()));
     }
-    let credential = if backend.credential == "missing" { " · no credential" } else { "" };
     let facts = format!(
-        "priority {}, weight {}{credential} · {} in flight · {}",
+        "priority {}, weight {} · {} in flight · {}",
         backend.priority,
         backend.weight,
         words::count(backend.in_flight),
@@ -178,7 +177,7 @@ fn chosen(lane: &Lane, (width, room): (usize, usize), palette: Palette) -> Vec<L
     let first_byte = lane.first_byte_ms.map(|ms| words::left(Duration::from_millis(ms)));
     let facts = [
         (words::count(lane.served_total), "served"),
-        (words::count(lane.throttled_total), "429s absorbed"),
+        (words::count(lane.absorbed()), "429s absorbed"),
         (words::count(lane.failed_total), "failed"),
         (first_byte.unwrap_or_else(|| "–".to_owned()), "to first byte"),
         (words::count(lane.tokens_total), "tokens"),

@@ -59,7 +59,7 @@ impl Palette {
         match state {
             State::Admitting => self.good(),
             State::Cooling => self.throttled(),
-            State::Resting | State::Refused | State::Absent => self.failed(),
+            State::Resting | State::Refused | State::Absent | State::Unused => self.failed(),
             State::Probing => self.accent(),
             State::Drained | State::Unknown => self.dim(),
         }

@@ -19,7 +19,7 @@ pub(super) fn line(state: &ViewState, status: &Status) -> String {
         words::clock(status.uptime_seconds),
         words::count(callers.requests_total),
         words::share(callers.succeeded_total, callers.failed_total),
-        words::count(status.absorbed()),
+        words::count(status.absorbed_429s()),
         words::count(callers.failed_total),
         words::count(status.tokens_served()),
         tokens_rate,
@@ -52,6 +52,7 @@ fn standings(backends: &[Backend]) -> String {
         State::Refused,
         State::Absent,
         State::Drained,
+        State::Unused,
         State::Unknown,
     ] {
         let number = backends.iter().filter(|backend| backend.state == state).count();

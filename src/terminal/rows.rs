@@ -96,6 +96,10 @@ pub(super) fn head(state: &ViewState, columns: &Columns, shown: &str, palette: P
             (0, Some(_)) => Span::styled("none admits now", palette.throttled()),
             _ => Span::styled(format!("{admitting} of {} admit", backends.len()), palette.dim()),
         });
+        let unused = backends.iter().filter(|backend| backend.state == State::Unused).count();
+        if unused != 0 {
+            left.push(Span::styled(format!(", {unused} without credential"), palette.failed()));
+        }
         left.push(Span::styled(format!("  {shown}"), palette.dim()));
     }
     let right = columns.numbers.iter().map(|(number, width)| {
@@ -166,7 +170,12 @@ fn standing(
     let mut spans = vec![Span::styled(format!("{word:<WORD$}"), style)];
     let room = columns.middle().saturating_sub(WORD);
     let Some(remaining) = state.remaining(backend.remaining_ms, now) else {
-        if let Some(peak) = single {
+        if backend.state == State::Unused {
+            let told = single.is_some() || backend.credential_cause.is_empty();
+            let cause = if told { &backend.cause } else { &backend.credential_cause };
+            let cause = words::cut(cause, room.saturating_sub(2));
+            spans.push(Span::styled(format!("  {cause}"), palette.dim()));
+        } else if let Some(peak) = single {
             if 8 <= room {
                 spans.extend(strip(track, (room - 2).min(STRIP).min(state.history.seconds()), peak, palette));
             }
@@ -244,7 +253,7 @@ fn mark(sample: Sample, peak: u64, palette: Palette) -> Span<'static> {
             Span::styled(BARS[bar], palette.good())
         }
         Sample { state: Some(State::Cooling), .. } => Span::styled("─", palette.throttled()),
-        Sample { state: Some(State::Resting | State::Refused | State::Absent), .. } => {
+        Sample { state: Some(State::Resting | State::Refused | State::Absent | State::Unused), .. } => {
             Span::styled("═", palette.failed())
         }
         Sample { .. } => Span::styled("·", palette.dim()),
@@ -254,6 +263,7 @@ fn mark(sample: Sample, peak: u64, palette: Palette) -> Span<'static> {
 /// Why it does not admit, else where it stands in the settings.
 fn aside(backend: &Backend) -> String {
     match backend.state {
+        State::Unused => "no credential".to_owned(),
         State::Cooling | State::Resting | State::Refused | State::Absent | State::Probing
             if !backend.cause.is_empty() =>
         {
@@ -308,6 +318,7 @@ pub(super) const fn sign(state: State) -> &'static str {
         State::Refused => "×",
         State::Absent => "○",
         State::Drained => "□",
+        State::Unused => "⊘",
         State::Unknown => "?",
     }
 }

@@ -18,6 +18,8 @@ pub const LANES_SHOWN: usize = 64;
 
 /// Callers of one document and failures of one lane that are shown; the same kind of bound.
 pub const CALLERS_SHOWN: usize = 50;
+/// Deployments of one document that are shown; the same kind of bound.
+pub const DEPLOYMENTS_SHOWN: usize = 50;
 /// See [`CALLERS_SHOWN`].
 pub const FAILURES_SHOWN: usize = 5;
 
@@ -46,6 +48,9 @@ pub struct Status {
     /// Who uses it.
     #[serde(deserialize_with = "or_default")]
     pub by_caller: ByCaller,
+    /// What is left of all quotas together, by the callers' names.
+    #[serde(deserialize_with = "or_default")]
+    pub deployments: Vec<Deployment>,
     /// Every backend, in the order of the settings.
     #[serde(deserialize_with = "or_default")]
     pub backends: Vec<Backend>,
@@ -67,6 +72,15 @@ pub struct Callers {
     /// The 429s among the failed.
     #[serde(deserialize_with = "count")]
     pub throttled_total: u64,
+    /// Answers among the failed that broke off.
+    #[serde(deserialize_with = "count")]
+    pub cut_total: u64,
+    /// Requests refused for their caller's own limits; neither succeeded nor failed.
+    #[serde(deserialize_with = "count")]
+    pub limited_total: u64,
+    /// Attempts that came to nothing of requests that were answered well in the end; an older daemon does not tell.
+    #[serde(deserialize_with = "maybe_count")]
+    pub absorbed_total: Option<u64>,
     /// Requests being answered now.
     #[serde(deserialize_with = "count")]
     pub in_flight: u64,
@@ -121,9 +135,27 @@ pub struct Caller {
     /// Of them, answered 429 or 5xx.
     #[serde(deserialize_with = "count")]
     pub failed: u64,
+    /// Requests refused for its own limits.
+    #[serde(deserialize_with = "count")]
+    pub limited: u64,
     /// Tokens of prompts and answers.
     #[serde(deserialize_with = "count")]
     pub tokens: u64,
+}
+
+/// One deployment over all backends.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Deployment {
+    /// The callers' name, harmless to print.
+    #[serde(deserialize_with = "text")]
+    pub name: String,
+    /// Tokens a minute.
+    #[serde(deserialize_with = "count")]
+    pub limit_tokens: u64,
+    /// Of them, left.
+    #[serde(deserialize_with = "count")]
+    pub remaining_tokens: u64,
 }
 
 /// One backend.
@@ -139,6 +171,9 @@ pub struct Backend {
     /// `ready` or `missing`.
     #[serde(deserialize_with = "text")]
     pub credential: String,
+    /// Why there is none, or no new one.
+    #[serde(deserialize_with = "text")]
+    pub credential_cause: String,
     /// Priority group; the lower number is used first.
     #[serde(deserialize_with = "count")]
     pub priority: u64,
@@ -169,7 +204,7 @@ pub struct Backend {
     /// Attempts it answered well.
     #[serde(deserialize_with = "count")]
     pub served_total: u64,
-    /// 429s it answered, none of which a caller saw.
+    /// 429s it answered.
     #[serde(deserialize_with = "count")]
     pub throttled_total: u64,
     /// Attempts that failed there.
@@ -211,6 +246,9 @@ pub struct Lane {
     /// 429s it answered.
     #[serde(deserialize_with = "count")]
     pub throttled_total: u64,
+    /// Those whose request another attempt answered well; an older daemon does not tell.
+    #[serde(deserialize_with = "maybe_count")]
+    pub absorbed_total: Option<u64>,
     /// Attempts that failed there.
     #[serde(deserialize_with = "count")]
     pub failed_total: u64,
@@ -284,13 +322,15 @@ pub enum State {
     Absent,
     /// An operator took it out of use.
     Drained,
+    /// It has no credential; the document tells that beside its state.
+    Unused,
     /// The document does not say, or says a word of another version.
     #[default]
     Unknown,
 }
 
 impl State {
-    /// The word for it, as in the document.
+    /// The word for it, as in the document, which has none for [`State::Unused`].
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -301,6 +341,7 @@ impl State {
             Self::Refused => "refused",
             Self::Absent => "absent",
             Self::Drained => "drained",
+            Self::Unused => "not in use",
             Self::Unknown => "unknown",
         }
     }
@@ -331,26 +372,73 @@ impl Status {
             serde_json::from_slice(bytes).map_err(|_| "the answer is no status document")?;
         status.backends.truncate(BACKENDS_SHOWN);
         status.by_caller.callers.truncate(CALLERS_SHOWN);
+        status.deployments.retain(|deployment| deployment.limit_tokens > 0);
+        status.deployments.sort_by_key(|deployment| {
+            deployment.remaining_tokens.saturating_mul(1_000) / deployment.limit_tokens
+        });
+        status.deployments.truncate(DEPLOYMENTS_SHOWN);
         for backend in &mut status.backends {
             backend.lanes.truncate(LANES_SHOWN);
             backend.lanes.iter_mut().for_each(|lane| lane.failures.truncate(FAILURES_SHOWN));
             if backend.drained {
                 backend.state = State::Drained;
+            } else if backend.credential == "missing" {
+                backend.leave_unused();
             }
         }
         Ok(status)
     }
 
-    /// 429s that backends answered and no caller saw as such.
+    /// Attempts that came to nothing and that no caller noticed.
     #[must_use]
     pub fn absorbed(&self) -> u64 {
-        self.backends.iter().fold(0, |sum, backend| sum.saturating_add(backend.throttled_total))
+        self.callers.absorbed_total.unwrap_or_else(|| {
+            let came_to_nothing =
+                |backend: &Backend| backend.throttled_total.saturating_add(backend.failed_total);
+            self.sum(came_to_nothing).saturating_sub(self.callers.failed_total)
+        })
+    }
+
+    /// 429s that backends answered and no caller noticed.
+    #[must_use]
+    pub fn absorbed_429s(&self) -> u64 {
+        let told =
+            self.backends.iter().flat_map(|backend| &backend.lanes).filter_map(|lane| lane.absorbed_total);
+        told.reduce(u64::saturating_add).unwrap_or_else(|| {
+            self.sum(|backend| backend.throttled_total).saturating_sub(self.callers.throttled_total)
+        })
+    }
+
+    fn sum(&self, of: impl Fn(&Backend) -> u64) -> u64 {
+        self.backends.iter().fold(0, |sum, backend| sum.saturating_add(of(backend)))
     }
 
     /// Tokens of prompts and answers.
     #[must_use]
     pub const fn tokens_served(&self) -> u64 {
         self.tokens.prompt_total.saturating_add(self.tokens.completion_total)
+    }
+}
+
+impl Backend {
+    /// Whatever it and its lanes would admit: without a credential nothing is sent there.
+    fn leave_unused(&mut self) {
+        (self.state, self.remaining_ms) = (State::Unused, None);
+        self.cause = match self.credential_cause.as_str() {
+            "" => "no credential".to_owned(),
+            cause => format!("no credential: {cause}"),
+        };
+        for lane in &mut self.lanes {
+            (lane.state, lane.remaining_ms) = (State::Unused, None);
+        }
+    }
+}
+
+impl Lane {
+    /// 429s it answered and no caller noticed.
+    #[must_use]
+    pub fn absorbed(&self) -> u64 {
+        self.absorbed_total.unwrap_or(self.throttled_total)
     }
 }
 
@@ -429,5 +517,19 @@ mod tests {
         let backends = vec![r#"{"name":"b"}"#; BACKENDS_SHOWN + 5].join(",");
         let status = Status::parse(format!(r#"{{"backends":[{backends}]}}"#).as_bytes()).unwrap();
         assert_eq!(status.backends.len(), BACKENDS_SHOWN);
+    }
+
+    #[test]
+    fn what_was_absorbed_is_what_no_caller_noticed() {
+        let of = |callers: &str, absorbed: &str| {
+            let text = format!(
+                r#"{{"callers":{{"failed_total":12,"throttled_total":10{callers}}},
+                    "backends":[{{"throttled_total":40,"failed_total":9,"lanes":[{{"throttled_total":40{absorbed}}}]}}]}}"#
+            );
+            let status = Status::parse(text.as_bytes()).unwrap();
+            (status.absorbed(), status.absorbed_429s(), status.backends[0].lanes[0].absorbed())
+        };
+        assert_eq!(of(r#","absorbed_total":31"#, r#","absorbed_total":28"#), (31, 28, 28));
+        assert_eq!(of("", ""), (40 + 9 - 12, 40 - 10, 40), "an older daemon tells neither");
     }
 }

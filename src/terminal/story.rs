@@ -126,7 +126,7 @@ impl Story {
         if throttled != 0 && [earlier, later].into_iter().all(admits_everywhere) {
             self.count(after, Told::Passing(later.name.clone()), throttled);
         }
-        if later.lanes.len() < 2 {
+        if later.lanes.len() < 2 || [earlier, later].iter().any(|backend| backend.state == State::Unused) {
             let (from, to) = (Standing::of(earlier), Standing::of(later));
             self.changed(before, after, &later.name, &later.name, from, to);
             return;
@@ -178,6 +178,7 @@ impl Story {
             State::Refused => (Tone::Failed, format!("{subject} refuses our credential{cause}")),
             State::Absent => (Tone::Failed, format!("{subject} does not have this deployment{cause}")),
             State::Drained => (Tone::Plain, format!("{subject} was taken out of use")),
+            State::Unused => (Tone::Failed, format!("{subject} is not in use{cause}")),
             State::Unknown => return,
         };
         if to.state != State::Admitting && to.state != State::Probing {

@@ -27,7 +27,7 @@ pub fn summary(status: &Status) -> String {
         words::clock(status.uptime_seconds),
         words::count(callers.succeeded_total),
         words::several(callers.failed_total, "failure"),
-        words::count(status.absorbed()),
+        words::count(status.absorbed_429s()),
         words::count(callers.failovers_total),
         words::count(status.tokens_served()),
     );

@@ -70,6 +70,11 @@ fn picture(state: &ViewState, now: Instant, width: u16, height: u16) -> (String,
     (lines.collect(), shown)
 }
 
+/// The line that tells of this backend.
+fn line_of<'a>(text: &'a str, name: &str) -> &'a str {
+    text.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name} is missing:\n{text}"))
+}
+
 /// Documents as a demo has them: each backend in turn is throttled for some seconds.
 struct Demo {
     random: fastrand::Rng,
@@ -238,25 +243,25 @@ fn the_picture_tells_state_time_left_and_what_callers_saw() {
             "up 0:59",
             "810",
             "100 %",
-            "81",
-            "429s absorbed",
+            " 81 ",
+            "absorbed",
             "0 failures",
             "reached callers",
             "202,500",
-            "● east",
-            "admitting",
-            "◐ west",
-            "cooling",
-            "4.2 s",
-            "━",
             "retry-after-ms",
-            "▲ north",
-            "resting",
-            "1m 05s",
             "1 of 3 admit",
             "q quit",
         ] {
             assert!(text.contains(expected), "{expected} at {width}×{height}:\n{text}");
+        }
+        // The words stand in the legend at the bottom as well: each must stand in its backend's line.
+        for (name, told) in [
+            ("● east", &["admitting"][..]),
+            ("◐ west", &["cooling", "4.2 s", "━"]),
+            ("▲ north", &["resting", "1m 05s"]),
+        ] {
+            let line = line_of(&text, name);
+            assert!(told.iter().all(|word| line.contains(word)), "{name} at {width}×{height}:\n{text}");
         }
     }
 }
@@ -265,8 +270,9 @@ fn the_picture_tells_state_time_left_and_what_callers_saw() {
 fn a_small_terminal_still_tells_each_state_and_the_time_left() {
     let start = clock();
     let (text, _) = picture(&state_of(vec![cooling(59.0)], start), start, 40, 12);
-    for expected in ["Sidestep", "810 requests", "west", "cooling", "4.2 s", "east", "admitting", "resting"] {
-        assert!(text.contains(expected), "{expected}:\n{text}");
+    assert!(text.contains("Sidestep") && text.contains("810 requests"), "{text}");
+    for (name, told) in [("west", "cooling    4.2 s"), ("east", "admitting"), ("north", "resting")] {
+        assert!(line_of(&text, name).contains(told), "{told}:\n{text}");
     }
 }
 
@@ -280,7 +286,7 @@ fn the_countdown_and_its_gauge_go_on_between_documents() {
     assert!(later.contains("850 ms"), "{later}");
     assert!(bar(&later) < bar(&fresh));
     let (over, _) = picture(&state, start + Duration::from_secs(90), 80, 24);
-    assert!(over.contains("0 ms"), "{over}");
+    assert!(line_of(&over, "west").contains(" 0 ms"), "{over}");
 }
 
 #[test]
@@ -613,17 +619,74 @@ fn quota_left_is_a_number_and_a_bar_and_who_uses_it_a_line() {
         name: name.into(),
         requests,
         failed,
+        limited: u64::from(name == "batch") * 7,
         tokens,
     };
     status.by_caller.lately_seconds = 300;
     status.by_caller.callers =
         vec![caller("chat-app", 1_200, 0, 80_000), caller("batch", 40, 3, 20_000), caller("quiet", 0, 0, 0)];
+    let deployment = |name: &str, remaining_tokens| super::status::Deployment {
+        name: name.into(),
+        limit_tokens: 60_000,
+        remaining_tokens,
+    };
+    status.deployments = vec![deployment("gpt-4o", 12_300), deployment("embed", 60_000)];
     let state = state_of(vec![status], start);
     let (text, _) = picture(&state, start, 80, 24);
+    assert!(text.contains("  tokens left      gpt-4o 12.3k of 60k   embed 60k of 60k\n"), "{text}");
     let line = text.lines().find(|line| line.contains("east")).unwrap();
     assert!(line.contains("12.3k left  ━"), "{text}");
-    assert!(text.contains("  tokens in 5 min  chat-app 80 %   batch 20 %, 3 failed\n"), "{text}");
+    assert!(
+        text.contains("  tokens in 5 min  chat-app 80 %   batch 20 %, 3 failed, 7 over limit\n"),
+        "{text}"
+    );
     let (text, _) = picture(&state, start, 120, 40);
-    assert!(text.contains("chat-app 80 %, 1,200 requests   batch 20 %, 40 requests, 3 failed\n"), "{text}");
+    assert!(
+        text.contains("chat-app 80 %, 1,200 requests   batch 20 %, 40 requests, 3 failed, 7 over limit\n"),
+        "{text}"
+    );
     assert!(text.lines().any(|line| line.contains("12.3k left  ━") && line.contains(" of 30k")), "{text}");
+}
+
+#[test]
+fn a_backend_without_its_credential_is_not_in_use_and_says_why() {
+    let start = clock();
+    let at = |uptime, credential: &str| {
+        let mut west = backend("west", "admitting", None, None, 9);
+        west["credential"] = credential.into();
+        west["credential_cause"] = json!("invalid_client");
+        let mut embed = west["lanes"][0].clone();
+        embed["deployment"] = "embed".into();
+        west["lanes"].as_array_mut().unwrap().push(embed);
+        document(uptime, 0, &[west, backend("east", "admitting", None, None, 5)])
+    };
+    let mut state = state_of(vec![at(1.0, "ready"), at(1.2, "missing")], start);
+    for (width, height) in [(80, 24), (120, 40), (80, 7)] {
+        let (text, _) = picture(&state, start, width, height);
+        assert!(text.contains("1 of 2 admit, 1 without credential"), "{text}");
+        let expected = if height == 7 { "not in use  no credential:" } else { "not in use  invalid_client" };
+        assert!(line_of(&text, "⊘ west").contains(expected), "{width}×{height}:\n{text}");
+        assert!(height == 7 || text.contains("    no credential"), "{width}×{height}:\n{text}");
+    }
+    let told = |state: &ViewState| state.story.events().next().unwrap().text.clone();
+    assert_eq!(told(&state), "west is not in use (no credential: invalid_client)");
+    state.open(0);
+    let (text, _) = picture(&state, start, 80, 24);
+    assert!(text.contains("⊘ west  not in use  no credential: invalid_client"), "{text}");
+    state.observe(start, at(1.4, "ready"));
+    assert_eq!(told(&state), "west admits again");
+}
+
+#[test]
+fn answers_that_broke_off_are_told_among_the_failures() {
+    let start = clock();
+    let mut status = cooling(59.0);
+    for (failed, throttled, cut, expected) in
+        [(3, 0, 2, "2 of them cut"), (3, 1, 2, "1× 429, 2× cut"), (3, 1, 0, "1 of them 429")]
+    {
+        (status.callers.failed_total, status.callers.throttled_total) = (failed, throttled);
+        status.callers.cut_total = cut;
+        let (text, _) = picture(&state_of(vec![status.clone()], start), start, 80, 24);
+        assert!(text.contains("3 failures") && text.contains(expected), "{expected}:\n{text}");
+    }
 }

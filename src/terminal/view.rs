@@ -139,6 +139,7 @@ fn lines(state: &ViewState, now: Instant, width: usize, height: usize) -> (Vec<L
     }
     top.extend(headline(state, width, height, palette));
     top.extend(users(state, width, height, palette));
+    top.extend(quotas(state, width, height, palette));
     gap(&mut top);
 
     let mut bottom = Vec::new();
@@ -208,7 +209,7 @@ fn headline(state: &ViewState, width: usize, height: usize, palette: Palette) ->
     let absorbed = status.absorbed();
     if width < 72 || height < 12 {
         let text = format!(
-            "{}, {share} well, {} 429s absorbed, {failures} seen",
+            "{}, {share} well, {} absorbed, {failures} seen",
             words::several(callers.requests_total, "request"),
             words::count(absorbed)
         );
@@ -218,16 +219,18 @@ fn headline(state: &ViewState, width: usize, height: usize, palette: Palette) ->
     let rates = state.history.rates();
     let rate =
         |pick: fn((f64, f64)) -> f64| rates.map_or_else(|| "–".to_owned(), |rates| words::rate(pick(rates)));
-    let seen = match callers.throttled_total {
-        0 => "reached callers".to_owned(),
-        throttled => format!("{} of them 429", words::count(throttled)),
+    let seen = match (callers.throttled_total, callers.cut_total) {
+        (0, 0) => "reached callers".to_owned(),
+        (throttled, 0) => format!("{} of them 429", words::count(throttled)),
+        (0, cut) => format!("{} of them cut", words::count(cut)),
+        (throttled, cut) => format!("{}× 429, {}× cut", words::short(throttled), words::short(cut)),
     };
     let outcome = if callers.failed_total == 0 { palette.good() } else { palette.failed() };
     let absorbed_style = if absorbed == 0 { palette.plain() } else { palette.throttled() };
     let figures = [
         (words::count(callers.requests_total), "requests".to_owned(), palette.plain(), 11),
         (share, "succeeded".to_owned(), outcome, 12),
-        (words::count(absorbed), "429s absorbed".to_owned(), absorbed_style, 16),
+        (words::count(absorbed), "absorbed".to_owned(), absorbed_style, 12),
         (failures, seen, outcome, 18),
         (words::count(status.tokens_served()), "tokens".to_owned(), palette.plain(), 11),
         (rate(|(_, tokens)| tokens), "tokens/s".to_owned(), palette.plain(), 11),
@@ -349,6 +352,9 @@ fn users(state: &ViewState, width: usize, height: usize, palette: Palette) -> Op
         if caller.failed > 0 {
             entry.push(Span::styled(format!(", {} failed", words::count(caller.failed)), palette.failed()));
         }
+        if caller.limited > 0 {
+            entry.push(Span::styled(format!(", {} over limit", words::count(caller.limited)), palette.dim()));
+        }
         let others = u64::try_from(active - place).unwrap_or(0).saturating_add(by_caller.others);
         if width < total_width(&spans) + total_width(&entry) + 6 {
             spans.push(Span::styled(format!("   +{}", words::count(others)), palette.dim()));
@@ -357,6 +363,30 @@ fn users(state: &ViewState, width: usize, height: usize, palette: Palette) -> Op
         spans.extend(entry);
     }
     (active > 0).then(|| Line::from(spans))
+}
+
+/// What is left of all quotas together, the scarcest first.
+fn quotas(state: &ViewState, width: usize, height: usize, palette: Palette) -> Option<Line<'static>> {
+    let deployments = state.status.as_ref().map(|status| &status.deployments).filter(|_| 24 <= height)?;
+    let mut spans = vec![Span::styled("tokens left      ", palette.dim())];
+    for (place, deployment) in deployments.iter().enumerate() {
+        let left = format!(
+            " {} of {}",
+            words::short(deployment.remaining_tokens),
+            words::short(deployment.limit_tokens)
+        );
+        let entry = [
+            Span::raw(if place == 0 { "" } else { "   " }),
+            Span::styled(words::cut(&deployment.name, 24), palette.bold()),
+            Span::raw(left),
+        ];
+        if width < total_width(&spans) + total_width(&entry) + 6 {
+            spans.push(Span::styled(format!("   +{}", deployments.len() - place), palette.dim()));
+            break;
+        }
+        spans.extend(entry);
+    }
+    (!deployments.is_empty()).then(|| Line::from(spans))
 }
 
 fn keys(state: &ViewState, width: usize, palette: Palette) -> Line<'static> {

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer as createHttpServer } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -64,15 +65,39 @@ export async function serve(settings) {
   return { stop: async (signal) => { await running.stop(signal); await rm(folder, { recursive: true, force: true }); } };
 }
 
-/** Simulated resources of these names, until the end; their addresses, in order. `more` are lines for each. */
+/** Simulated resources of these names, until the end; their addresses, in order. `more` are lines for each; a function tells all of them by name. */
 export async function simulate(names, more = "") {
+  const lines = typeof more === "function" ? more : () => `quota = { tokens_per_minute = 100000000 }\n${more}\n`;
   const folder = await mkdtemp(join(tmpdir(), "sidestep-page-"));
   const file = join(folder, "simulate.toml");
-  await writeFile(file, names.map((name) => `[[resources]]\nname = "${name}"\nquota = { tokens_per_minute = 100000000 }\n${more}\n`).join("\n"));
+  await writeFile(file, names.map((name) => `[[resources]]\nname = "${name}"\n${lines(name)}`).join("\n"));
   const { match } = await sidestep(["simulate", "--config", file], /^[^]*Ctrl-C/);
   await rm(folder, { recursive: true, force: true });
   const urls = new Map([...match[0].matchAll(/^(\S+) listens on (\S+)$/gm)].map(([, name, url]) => [name, url]));
   return names.map((name) => urls.get(name));
+}
+
+/** The page of the balancer at `url`, before a stream of events that says only what it is `told`. */
+export async function puppet(url) {
+  const watchers = new Set();
+  const server = createHttpServer(async (request, response) => {
+    if (request.url === "/events") {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.write(": here\n\n");
+      watchers.add(response);
+      return;
+    }
+    const page = await fetch(new URL(request.url, url));
+    response.writeHead(page.status, { "content-type": page.headers.get("content-type"), "content-security-policy": page.headers.get("content-security-policy") ?? "" });
+    response.end(Buffer.from(await page.arrayBuffer()));
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    url: `http://127.0.0.1:${server.address().port}/`,
+    watched: () => watchers.size > 0,
+    tell: (name, data) => watchers.forEach((watcher) => watcher.write(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`)),
+    stop: () => { server.closeAllConnections(); server.close(); },
+  };
 }
 
 export function launch() {

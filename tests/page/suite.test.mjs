@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { end, freePorts, launch, live, open, serve, sidestep, simulate } from "./scene.mjs";
+import { end, freePorts, launch, live, open, puppet, serve, sidestep, simulate } from "./scene.mjs";
 
 const AXE = await readFile(fileURLToPath(new URL("node_modules/axe-core/axe.min.js", import.meta.url)), "utf8");
 const BACKENDS = ["east", "west", "north"];
@@ -42,6 +42,16 @@ async function violations(page) {
   return JSON.parse(result.value);
 }
 
+/** All that a screen reader is told from now on. */
+async function listen(page) {
+  await page.evaluate(() => {
+    const news = document.getElementById("news");
+    window.heard = [];
+    new MutationObserver(() => window.heard.push(news.textContent)).observe(news, { childList: true, characterData: true, subtree: true });
+  });
+  return () => page.evaluate(() => window.heard);
+}
+
 describe("the demo", () => {
   let demo, url, page;
   before(async () => {
@@ -76,8 +86,9 @@ describe("the demo", () => {
     await until("more requests", async () => (await shown(page, "#success-note")) > requests);
     await until("more tokens", async () => (await shown(page, "#tokens")) > tokens);
     await until("a rate", async () => /[1-9]/.test(await page.textContent("#tokens-note")));
-    const label = await page.locator("canvas").first().getAttribute("aria-label");
-    await until("a step of the past", async () => (await page.locator("canvas").first().getAttribute("aria-label")) !== label);
+    const past = () => page.locator("canvas").first().getAttribute("aria-valuetext");
+    const before = await past();
+    await until("a step of the past", async () => (await past()) !== before && /^Last \d.*: [1-9]\d* served, /.test(await past()));
   });
 
   test("counts a cooldown down, smoothly and to its end", async () => {
@@ -104,16 +115,14 @@ describe("the demo", () => {
   });
 
   test("draws bars where it served and a band where it cooled", async () => {
-    await until("green and amber are drawn", () => page.evaluate(() => {
+    await until("green bars, an amber mark and a pale band are drawn", () => page.evaluate(() => {
       const seen = new Set();
       for (const canvas of document.querySelectorAll("canvas")) {
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         for (let i = 0; i < data.length; i += 4) if (data[i + 3] === 255) seen.add(`${data[i]},${data[i + 1]},${data[i + 2]}`);
       }
-      return seen.has("79,165,131") && seen.has("233,168,32");
+      return ["79,165,131", "233,168,32", "251,233,191"].every((colour) => seen.has(colour));
     }));
-    await page.locator("canvas").first().hover({ position: { x: 5, y: 20 } });
-    assert.match(await page.textContent("#readout"), /^\d\d:\d\d:\d\d: not seen$/);
   });
 
   test("drains a backend only after a yes, and resumes it", async () => {
@@ -154,6 +163,54 @@ describe("the demo", () => {
     await row(page, "west").locator("summary").click();
   });
 
+  test("tells of a moment under the mouse, at the finger and by keys", async () => {
+    const MOMENT = /^\d\d:\d\d:\d\d: \d+ served(, |$)/, UNSEEN = /^\d\d:\d\d:\d\d: not seen$/;
+    const strip = page.locator("canvas").first(), { width } = await strip.boundingBox();
+    await until("some steps are over", async () => /^Last (1[5-9]|[2-9]\d) s: /.test(await strip.getAttribute("aria-valuetext")));
+    await strip.hover({ position: { x: 5, y: 20 } });
+    assert.match(await page.textContent(".tip"), UNSEEN);
+    await strip.hover({ position: { x: width - 1, y: 20 } });
+    assert.match(await page.textContent(".tip"), MOMENT);
+    await page.locator("h1").hover();
+    assert.equal(await page.locator(".tip").count(), 0);
+
+    await button(page, BACKENDS[0]).focus();
+    await page.keyboard.press("Shift+Tab");
+    const told = (name) => page.evaluate((name) => document.activeElement.getAttribute(name), name);
+    assert.equal(await told("role"), "slider");
+    assert.equal(await told("aria-label"), "east gpt-4o, the last 15 minutes");
+    await page.keyboard.press("ArrowLeft");
+    const [text, at] = [await told("aria-valuetext"), Number(await told("aria-valuenow"))];
+    assert.match(text, MOMENT);
+    assert.equal(await page.textContent(".tip"), text, "what is said is what is shown");
+    await page.keyboard.press("ArrowLeft");
+    assert.notEqual(await told("aria-valuetext"), text);
+    await page.keyboard.press("PageDown");
+    // A step may have ended meanwhile.
+    assert.ok([13, 14].includes(at - Number(await told("aria-valuenow"))));
+    await page.keyboard.press("Home");
+    assert.equal(await told("aria-valuenow"), "1");
+    assert.match(await told("aria-valuetext"), UNSEEN);
+    await page.keyboard.press("End");
+    await page.keyboard.press("ArrowDown");
+    assert.equal(await told("aria-label"), "west gpt-4o, the last 15 minutes");
+    assert.match(await told("aria-valuetext"), MOMENT);
+    assert.equal(await page.locator(".tip").count(), 1);
+    assert.equal(await page.locator('canvas[tabindex="0"]').count(), 1, "one stop for Tab, not one for each lane");
+    assert.deepEqual(await violations(page), []);
+    await page.keyboard.press("Escape");
+    assert.equal(await page.locator(".tip").count(), 0);
+    assert.match(await told("aria-valuetext"), /^Last /);
+
+    const phone = await open(browser, url, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
+    await phone.locator("canvas").first().tap({ position: { x: 345, y: 20 } });
+    assert.match(await phone.textContent(".tip"), MOMENT, "it stays when the finger is lifted");
+    assert.equal(await phone.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
+    await phone.locator("h1").tap();
+    assert.equal(await phone.locator(".tip").count(), 0);
+    await phone.context().close();
+  });
+
   for (const colorScheme of ["light", "dark"]) {
     test(`${colorScheme}: axe finds nothing, wide, narrow, with details and with the dialog`, async () => {
       const page = await open(browser, url, { colorScheme });
@@ -162,6 +219,9 @@ describe("the demo", () => {
       await page.locator("summary").first().click();
       await until("details are shown", async () => /Address/.test(await page.locator("details[open]").textContent()));
       assert.deepEqual(await violations(page), []);
+      await page.evaluate(() => document.querySelector("main").append(document.createElement("button")));
+      assert.match((await violations(page)).join(), /^button-name/, "axe does find what is wrong");
+      await page.evaluate(() => document.querySelector("main > button").remove());
       await page.setViewportSize({ width: 390, height: 844 });
       assert.deepEqual(await violations(page), []);
       await button(page, "east").click();
@@ -240,7 +300,7 @@ describe("a balancer with settings", () => {
     try {
       const stranger = await (await browser.newContext()).newPage();
       const answer = await stranger.goto(url).catch((error) => error);
-      assert.ok(answer instanceof Error ? /INVALID_AUTH|ERR_/.test(answer.message) : answer.status() === 401, "nothing without the token");
+      assert.ok(answer instanceof Error ? /ERR_INVALID_AUTH_CREDENTIALS/.test(answer.message) : answer.status() === 401, "nothing without the token");
       await stranger.context().close();
       const page = await open(browser, url, { httpCredentials: { username: "operator", password: "the-admin-token-0123456789" } });
       await button(page, "one").click();
@@ -306,7 +366,11 @@ describe("a balancer with settings", () => {
         method: "POST", headers: { "content-type": "application/json" },
         body: JSON.stringify({ model: "gpt-4o", messages: [{ role: "user", content: "hi" }] }),
       });
+      const listener = await open(browser, `http://127.0.0.1:${admin}/`);
+      const heard = await listen(listener);
       assert.deepEqual([(await chat()).status, (await chat()).status], [500, 200]);
+      await until("it is told to those who listen", async () => (await heard()).some((text) => text.startsWith("1 request failed in the last minute")));
+      await listener.context().close();
       const page = await open(browser, `http://127.0.0.1:${admin}/`);
       assert.equal(await page.textContent("h1"), "1 request failed in the last minute");
       assert.equal(await page.textContent("#success"), "50.0 %");
@@ -318,7 +382,7 @@ describe("a balancer with settings", () => {
     }
   });
 
-  test("quota left is a bar over its minute", async () => {
+  test("quota left is a bar over its minute, and when nobody admits that is told aloud once", async () => {
     const [callers, admin] = await freePorts(2);
     const [url] = await simulate(["one"]);
     const balancer = await serve(settings({ callers, admin, backends: [{ name: "one", url }] }));
@@ -333,6 +397,7 @@ describe("a balancer with settings", () => {
       const share = (bar) => quota.locator(bar).evaluate((one) => one.getBoundingClientRect().width / one.parentElement.getBoundingClientRect().width);
       await until("what is left is told", async () => /^(99.9|100)M of 100M tokens$/.test(await quota.textContent()));
       assert.ok(await share(".fill") > .99 && await share(".minute") === 0, "full, and nobody knows when its minute began");
+      const heard = await listen(page);
       const fault = { fault: { kind: "throttle", retry_after: "45" }, times: 1 };
       assert.ok((await fetch(`${url}/control/fault`, { method: "POST", body: JSON.stringify(fault) })).ok);
       assert.equal(await chat(), 429);
@@ -340,6 +405,10 @@ describe("a balancer with settings", () => {
       const minute = await share(".minute");
       assert.ok(await share(".fill") < .01 && minute > .3 && minute <= .76, `${told[1]} s, ${minute}`);
       assert.equal(await quota.getAttribute("data-level"), "out");
+      const headlines = new Set();
+      await until("the headline counts down", async () => headlines.add(await page.textContent("h1")).size > 4);
+      const said = (await heard()).filter((text) => /^No backend admits; one is back in \d+ s/.test(text));
+      assert.equal(said.length, 1, `told aloud once, and not with every second: ${await heard()}`);
       await page.context().close();
     } finally {
       await balancer.stop();
@@ -376,6 +445,75 @@ describe("a balancer with settings", () => {
       assert.deepEqual(page.problems, []);
       await page.context().close();
     } finally {
+      await balancer.stop();
+    }
+  });
+
+  test("a backend without its credential is not in use, says why, and is in the headline", async () => {
+    const [callers, admin] = await freePorts(2);
+    const [url] = await simulate(["one"]);
+    const identity = `identity = "client-secret"\ntenant_id = "t"\nclient_id = "c"\nclient_secret = "s"\nauthority = "http://127.0.0.1:9"`;
+    const text = settings({ callers, admin, backends: [{ name: "one", url }, { name: "two" }] });
+    const balancer = await serve(text.replace(/(name = "two"[^]*?)api_key = "k"/, `$1${identity}`));
+    try {
+      const page = await open(browser, `http://127.0.0.1:${admin}/`);
+      await until("the cause is told", async () => /^two: not in use, no credential \(.+\)$/.test(await page.textContent("#subline")));
+      assert.equal(await page.textContent("h1"), "Ready, but two has no credential");
+      assert.equal(await page.getAttribute("h1", "data-tone"), "warm");
+      assert.equal(await row(page, "two").locator(".state").textContent(), "Not in use: no credential");
+      assert.equal(await row(page, "one").locator(".state").textContent(), "Admitting");
+      assert.match(await row(page, "two").locator("summary").textContent(), /^No credential: .+/);
+      assert.match(await page.textContent("#states"), /1 not in use/);
+      await row(page, "two").locator("summary").click();
+      await until("details are shown", async () => /Credentialmissing: .+; next try in /.test(await row(page, "two").locator(".more").textContent()));
+      assert.deepEqual(await violations(page), []);
+      await page.context().close();
+    } finally {
+      await balancer.stop();
+    }
+  });
+
+  test("what was absorbed, cut off and refused for a caller's own limit is shown as the document tells it", async () => {
+    const [callers, admin] = await freePorts(2);
+    const balancer = await serve(settings({ callers, admin, backends: [{ name: "one" }] }));
+    const url = `http://127.0.0.1:${admin}/`;
+    const stage = await puppet(url);
+    try {
+      const status = await (await fetch(`${url}status`)).json();
+      const one = { deployment: "gpt-4o", state: "admitting", quota: {}, failures: [], throttled_total: 40 };
+      const caller = (name, more) => ({ name, requests: 50, failed: 0, tokens: 100, ...more });
+      status.callers = { requests_total: 100, succeeded_total: 80, failed_total: 3 };
+      status.deployments = undefined;
+      status.by_caller = { lately_seconds: 300, others: 0, rest: null, callers: [caller("app"), caller("batch")] };
+      status.backends[0] = { ...status.backends[0], throttled_total: 40, failed_total: 5, lanes: [one] };
+      const page = await (await browser.newContext({ viewport: { width: 1280, height: 900 } })).newPage();
+      await page.goto(stage.url);
+      await until("it listens", stage.watched);
+      stage.tell("status", status);
+      await until("an older balancer's figure is reckoned", async () => (await page.textContent("#absorbed")) === "42");
+      assert.ok(!(await page.locator("th", { hasText: "Over limit" }).isVisible()), "no column for what there is not");
+
+      Object.assign(status.callers, { absorbed_total: 31, cut_total: 2, limited_total: 17 });
+      Object.assign(one, { absorbed_total: 28 });
+      status.deployments = [{ name: "embed", limit_tokens: 60000, remaining_tokens: 60000 }, { name: "gpt-4o", limit_tokens: 90000, remaining_tokens: 12300 }];
+      status.by_caller.callers = [caller("app"), caller("batch", { limited: 17 })];
+      stage.tell("status", status);
+      await until("the told figure is shown", async () => (await page.textContent("#absorbed")) === "31");
+      assert.equal(await page.textContent("#success"), "96.3 %");
+      assert.match(await page.textContent("#success-note"), /^3 failed, 2 of them cut off, of 100 requests.*; 17 over limit$/);
+      assert.equal(await row(page, "one").locator("p.number .value").last().textContent(), "28");
+      assert.equal(await page.textContent("#left"), "Tokens left: gpt-4o 12.3k of 90k, embed 60k of 60k");
+      assert.deepEqual(await page.locator("#users .limited").allTextContents(), ["0", "17"]);
+      const [red, limited] = await page.evaluate(() => [document.querySelector("#success"), document.querySelectorAll("#users .limited")[1]].map((one) => getComputedStyle(one).color));
+      assert.notEqual(limited, red, "a limit that holds is no failure");
+      assert.deepEqual(await violations(page), []);
+      await page.setViewportSize({ width: 390, height: 844 });
+      assert.ok(await page.locator("#users .limited").last().isVisible());
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
+      assert.deepEqual(await violations(page), []);
+      await page.context().close();
+    } finally {
+      stage.stop();
       await balancer.stop();
     }
   });
