@@ -333,6 +333,9 @@
   }
 
   function more(view, b) {
+    // What somebody is about to copy stays as it is.
+    const chosen = document.getSelection();
+    if (chosen && !chosen.isCollapsed && view.more.contains(chosen.anchorNode)) return;
     const facts = make("dl");
     const fact = (name, value) => facts.append(make("dt", "", name), make("dd", "", value));
     fact("Address", String(b.url ?? ""));

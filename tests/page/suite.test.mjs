@@ -163,6 +163,23 @@ describe("the demo", () => {
     await row(page, "west").locator("summary").click();
   });
 
+  test("what is marked in the details stays marked while the figures move", async () => {
+    const box = row(page, "west");
+    await box.locator("summary").click();
+    await until("the details are there", async () => (await box.locator(".more dd").count()) > 0);
+    await box.locator(".more dd").first().evaluate((dd) => document.getSelection().selectAllChildren(dd));
+    const marked = () => page.evaluate(() => String(document.getSelection()));
+    const address = await marked();
+    assert.match(address, /^http:/);
+    for (const times of ["once", "twice"]) {
+      const before = await page.textContent("#success-note");
+      await until(`the figures have moved ${times}`, async () => (await page.textContent("#success-note")) !== before);
+    }
+    assert.equal(await marked(), address);
+    await page.evaluate(() => document.getSelection().removeAllRanges());
+    await box.locator("summary").click();
+  });
+
   test("tells of a moment under the mouse, at the finger and by keys", async () => {
     const MOMENT = /^\d\d:\d\d:\d\d: \d+ served(, |$)/, UNSEEN = /^\d\d:\d\d:\d\d: not seen$/;
     const strip = page.locator("canvas").first(), { width } = await strip.boundingBox();
