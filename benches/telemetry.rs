@@ -150,6 +150,7 @@ fn history(c: &mut BenchmarkGroup<'_, WallTime>) {
     let pool = Pool::new(PoolSettings { backends: backends.collect(), lanes: 1_000 }, 1);
     let pool = Rc::new(RefCell::new(pool));
     let doors = Doors {
+        stirred: Arc::default(),
         readiness: Rc::new(|| Readiness::Draining),
         pool: Rc::new(move || pool.borrow_mut().snapshot(clock::now())),
         changes: Rc::new(|| 0),

@@ -30,7 +30,7 @@ impl From<&BackendSnapshot> for BackendStatus {
             throttled_total: backend.tally.throttled,
             failed_total: backend.tally.failed,
             tokens_total: backend.tally.tokens,
-            lanes: backend.lanes.iter().filter(|lane| lane.is_real()).map(LaneStatus::from).collect(),
+            lanes: backend.lanes.iter().filter(|lane| !lane.misspelt).map(LaneStatus::from).collect(),
         }
     }
 }

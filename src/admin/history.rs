@@ -1,7 +1,7 @@
 //! The last fifteen minutes of the callers and of every lane, in steps of five seconds: what the page's timeline is drawn from, so that a
 //! page opened late sees the past.
 //!
-//! Fed by looks at the pool, about one a second. Bounded: [`LANES`] lanes, [`STEPS`] steps of 16 bytes each. Counters
+//! Fed by looks at the pool, about one a second, or one in four while nothing happens. Bounded: [`LANES`] lanes, [`STEPS`] steps of 16 bytes each. Counters
 //! are compared, never trusted: one that went backwards (a reload) counts as no change.
 
 use std::collections::VecDeque;
@@ -273,6 +273,7 @@ mod tests {
             restart: None,
             deployment: deployment.into(),
             known: true,
+            misspelt: false,
             state,
             remaining: None,
             cause: None,

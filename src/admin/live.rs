@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::net::server::BodyError;
 
@@ -79,14 +79,18 @@ impl Live {
         }
     }
 
-    /// Until the next look, or until somebody watches.
-    pub(super) async fn pause(&self) {
+    /// Until the next look, or until somebody watches or something begins to rest.
+    pub(super) async fn pause(&self, doors: &Doors) {
         let pause = match (self.watched(), self.quiet.get()) {
             (true, _) => LOOK,
             (false, false) => LOOK * LOOKS,
             (false, true) => QUIET,
         };
-        let _watched = timeout(pause, self.joined.notified()).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.joined.notified() => {}
+            () = doors.stirred.notified(), if pause == QUIET => {}
+        }
     }
 
     /// One look.
@@ -288,12 +292,15 @@ mod tests {
         let (live, doors) = (Live::new(), doors());
         live.look(clock::now(), &doors);
         let start = tokio::time::Instant::now();
-        live.pause().await;
+        live.pause(&doors).await;
         assert_eq!(start.elapsed(), QUIET);
+        let (pause, stir) = (live.pause(&doors), async { doors.stirred.notify_waiters() });
+        tokio::join!(pause, stir);
+        assert_eq!(start.elapsed(), QUIET, "what begins to rest is seen at once");
         let _watch = live.watch(&doors).unwrap();
-        live.pause().await;
+        live.pause(&doors).await;
         assert_eq!(start.elapsed(), QUIET, "the one that came is told at once");
-        live.pause().await;
+        live.pause(&doors).await;
         assert_eq!(start.elapsed(), QUIET + LOOK);
     }
 
@@ -304,7 +311,7 @@ mod tests {
         let live = Live::new();
         live.look(clock::now(), &doors);
         let start = tokio::time::Instant::now();
-        live.pause().await;
+        live.pause(&doors).await;
         assert_eq!(start.elapsed(), LOOK * LOOKS);
     }
 }

@@ -23,6 +23,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -34,6 +35,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use secrecy::SecretString;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::balance::PoolSnapshot;
 use crate::net::server::{BodyError, Handler, Peer};
@@ -59,6 +61,8 @@ pub struct Doors {
     pub readiness: Rc<dyn Fn() -> Readiness>,
     /// The pool, as of now.
     pub pool: Rc<dyn Fn() -> PoolSnapshot>,
+    /// Told when something begins or ends to rest.
+    pub stirred: Arc<Notify>,
     /// How many state changes the pool has seen; cheap.
     pub changes: Rc<dyn Fn() -> u64>,
     /// How many requests of callers have failed.
@@ -196,7 +200,7 @@ impl Admin {
     pub async fn look(self: Rc<Self>) {
         loop {
             self.live.look(clock::now(), &self.doors);
-            self.live.pause().await;
+            self.live.pause(&self.doors).await;
         }
     }
 
@@ -347,6 +351,7 @@ pub(super) mod tests {
         Doors {
             readiness: Rc::new(|| Readiness::Draining),
             pool: Rc::new(|| PoolSnapshot { in_flight: 0, backends: Vec::new(), deployments: Vec::new() }),
+            stirred: Arc::default(),
             changes: Rc::new(|| 0),
             failed: Rc::new(|| 0),
             status: Rc::new(|_| document()),

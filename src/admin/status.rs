@@ -140,6 +140,8 @@ pub struct CallersStatus {
     pub cut_total: u64,
     /// Of `requests_total`, refused for the caller's own limits.
     pub limited_total: u64,
+    /// Connections beyond `limits.connections`; their requests are in none of these figures.
+    pub connections_refused_total: u64,
     /// Attempts that came to nothing, of requests that were answered well in the end.
     pub absorbed_total: u64,
     /// Requests that have begun and not ended.
@@ -174,6 +176,7 @@ impl From<&Totals> for CallersStatus {
             throttled_total: totals.throttled,
             cut_total: totals.cut,
             limited_total: totals.limited,
+            connections_refused_total: 0,
             absorbed_total: totals.absorbed,
             in_flight: totals.in_flight,
             failovers_total: totals.failovers,
@@ -371,7 +374,7 @@ pub(super) mod tests {
             "certificate":{"subject":"gate.example","ends_ms":1800000000000,"ends_soon":false,"problem":null},
             "admin":"http://127.0.0.1:9080","draining":false,
             "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,"cut_total":0,
-                "limited_total":0,"absorbed_total":0,"in_flight":0,"failovers_total":0,"exhausted_total":0,"held":0,"held_total":0},
+                "limited_total":0,"connections_refused_total":0,"absorbed_total":0,"in_flight":0,"failovers_total":0,"exhausted_total":0,"held":0,"held_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
             "by_caller":{"lately_seconds":300,"callers":[{"name":"app","requests":3,"failed":0,"limited":0,"tokens":0,
                 "requests_total":0,"failed_total":0,"tokens_total":0}],"others":0,"rest":null},

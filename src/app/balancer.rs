@@ -377,6 +377,7 @@ impl Control {
         let shared = Arc::clone(&self.view.shared);
         let let_go = self.workers.teller();
         let doors = Doors {
+            stirred: Arc::clone(&self.view.shared.stirred),
             readiness: Rc::new(move || shared.health.readiness()),
             pool: Rc::new(move || of_pool.pool()),
             changes: Rc::new(move || of_changes.shared.pool().changes_so_far()),
@@ -415,6 +416,7 @@ impl Control {
         }
         let accepting = tokio::task::spawn_local(async move { acceptor.accept(listener, stopped).await });
         let (mut look, mut seen) = (tokio::time::Instant::now(), 0);
+        let stirred = Arc::clone(&self.view.shared.stirred);
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -428,6 +430,7 @@ impl Control {
                         let _gone = reply.send(outcome);
                     }
                 },
+                () = stirred.notified() => look = look.min(tokio::time::Instant::now() + TICK),
                 () = sleep_until(look) => {
                     if self.workers.any_ended() || accepting.is_finished() {
                         tracing::error!("a worker thread has ended by itself");
@@ -457,6 +460,8 @@ impl Control {
 
     /// Every request's record is written before the threads have ended.
     async fn abort(&self) {
+        // So that the records say who ended it.
+        self.workers.each(|proxy| proxy.cut_streams());
         self.workers.stop(Stop::Abort);
         let _late = tokio::time::timeout(LAST_RECORDS, self.workers_ended()).await;
     }

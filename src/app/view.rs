@@ -70,7 +70,11 @@ impl View {
             certificate: self.certificate.as_ref().map(ListenerCertificate::status),
             admin: self.admin.map(|admin| format!("http://{admin}")),
             draining: self.shared.health.draining(),
-            callers: CallersStatus { held: self.shared.held(), ..CallersStatus::from(&totals) },
+            callers: CallersStatus {
+                held: self.shared.held(),
+                connections_refused_total: self.refused.load(Ordering::Relaxed),
+                ..CallersStatus::from(&totals)
+            },
             tokens: TokensStatus::from(&totals),
             by_caller: ByCaller::from(self.look_at_callers().told()),
             objects: ObjectsStatus::from(self.shared.pins().counts()),

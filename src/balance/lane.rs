@@ -185,6 +185,11 @@ impl Lane {
         self.absent_until.filter(|until| now < *until)
     }
 
+    /// It has not answered otherwise since.
+    pub(super) fn was_absent(&self) -> bool {
+        self.absent_until.is_some()
+    }
+
     /// True when this is news.
     pub(super) fn set_absent(&mut self, now: Instant) -> bool {
         let news = self.absent(now).is_none();

@@ -283,7 +283,8 @@ impl Routes {
         lanes: &Lanes,
     ) -> Vec<DeploymentSnapshot> {
         let of = |route: &Route| {
-            let ways = route.ways.iter().zip(backends).filter(|(_, backend)| !backend.drained);
+            let ways =
+                route.ways.iter().zip(backends).filter(|(_, backend)| !backend.drained && backend.credential);
             let quotas = ways.filter_map(|(way, _)| {
                 let Quota { limit_tokens, remaining_tokens } =
                     lanes.get(way.as_ref()?.lane)?.estimator.quota(now);

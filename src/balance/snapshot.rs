@@ -84,6 +84,8 @@ pub struct LaneSnapshot {
     pub deployment: Arc<str>,
     /// In the settings, or served or throttled once somewhere: otherwise a caller may have invented the name.
     pub known: bool,
+    /// Not known, and what was answered last is that there is no such deployment: most likely it is misspelt.
+    pub misspelt: bool,
     /// State, a rest of its backend included.
     pub state: State,
     /// Until it admits again.
@@ -100,14 +102,6 @@ pub struct LaneSnapshot {
     pub mishaps: Vec<MishapSnapshot>,
     /// Until its minute begins again, where that is known.
     pub restart: Option<Duration>,
-}
-
-impl LaneSnapshot {
-    /// Something was ever answered there but "there is no such deployment": the name is not merely misspelt.
-    #[must_use]
-    pub fn is_real(&self) -> bool {
-        self.known || self.tally.served + self.tally.throttled + self.tally.failed > 0
-    }
 }
 
 /// What a lane or backend does with requests. Displays as the word that operators see.
@@ -194,6 +188,7 @@ fn lane(backend: &Backend, lane: &Lane, now: Instant) -> LaneSnapshot {
     LaneSnapshot {
         deployment: Arc::clone(&lane.name),
         known: lane.known,
+        misspelt: !lane.known && lane.was_absent(),
         state,
         remaining,
         cause,

@@ -82,6 +82,8 @@ pub enum Ending {
     Complete,
     /// It told its client that it failed.
     Failed,
+    /// The same, and the request is to blame.
+    Refused,
 }
 
 /// Cuts a stream into events across chunk borders and says what each is.
@@ -182,13 +184,15 @@ impl EventScanner {
         };
         self.event.clear();
         self.event.shrink_to(KEPT);
-        if self.ending == Ending::Open {
-            self.ending = match kind {
-                EventKind::Done => Ending::Complete,
-                EventKind::Error(_) => Ending::Failed,
-                EventKind::Comment | EventKind::Prelude | EventKind::Content => Ending::Open,
-            };
-        }
+        self.ending = match (self.ending, &kind) {
+            (Ending::Open, EventKind::Done) => Ending::Complete,
+            // What Azure says first may not tell why, and what it says next does.
+            (Ending::Open | Ending::Failed, EventKind::Error(error)) if error.class == ErrorClass::Other => {
+                Ending::Refused
+            }
+            (Ending::Open, EventKind::Error(_)) => Ending::Failed,
+            (ending, _) => ending,
+        };
         kind
     }
 
@@ -495,6 +499,9 @@ mod tests {
         assert_eq!(second.message, "Your requests to the deployment have exceeded rate limit.");
         assert_eq!(scanner.ending(), Ending::Failed);
         assert!(!scanner.is_cut());
+        let filtered = "event: error\ndata: {\"type\":\"error\",\"code\":\"content_filter\"}\n\n";
+        let (_, scanner) = fed(Api::Responses, &[CREATED.as_bytes(), FAILED.as_bytes(), filtered.as_bytes()]);
+        assert_eq!(scanner.ending(), Ending::Refused, "which is told last");
     }
 
     #[test]
@@ -558,6 +565,8 @@ mod tests {
         ];
         for (api, text, class) in table {
             assert_eq!(only_error(api, text).class, class, "{text}");
+            let ending = if class == ErrorClass::Other { Ending::Refused } else { Ending::Failed };
+            assert_eq!(fed(api, &[text.as_bytes()]).1.ending(), ending, "{text}");
         }
         let unfiltered = "data: {\"choices\":[{\"content_filter_results\":{\"error\":{\"code\":\"content_filter_error\"}}}]}\n\n";
         assert_eq!(kinds(Api::Chat, unfiltered), [EventKind::Content]);

@@ -299,16 +299,19 @@ impl Committed {
         self.poll(cx)
     }
 
+    /// Its last event says itself that it failed: to the lane that is an answer broken off.
+    fn says_failed(&self) -> bool {
+        self.events.as_ref().is_some_and(|events| events.ending() == Ending::Failed)
+    }
+
     /// Hands the place back and writes the record; the first call counts.
     fn settle(&mut self, ended: Ended) {
         let Some(Open { verdict, place, mut attempts, mut ledger }) = self.open.take() else { return };
         let now = clock::now();
         let tokens = ledger.count_tokens(self.usage.usage(), self.events_passed);
-        // Its last event may say itself that it failed: to the lane that is an answer broken off.
-        let failed = self.events.as_ref().is_some_and(|events| events.ending() == Ending::Failed);
         let verdict = match (verdict, ended) {
             (Verdict::Served { .. }, Ended::UpstreamCut) => Verdict::CutOff { tokens },
-            (Verdict::Served { .. }, _) if failed => Verdict::CutOff { tokens },
+            (Verdict::Served { .. }, _) if self.says_failed() => Verdict::CutOff { tokens },
             (Verdict::Served { .. }, _) => Verdict::Served { tokens },
             (other, _) => other,
         };
@@ -330,9 +333,12 @@ impl Committed {
 impl Drop for Committed {
     /// Azure charges what a caller has been sent, whether it stays to the end or not.
     fn drop(&mut self) {
+        let ended = if self.ear.state() == Stop::Run { Ended::CallerLeft } else { Ended::Stopped };
+        if self.says_failed() {
+            return self.settle(ended);
+        }
         let Some(Open { place, mut ledger, .. }) = self.open.take() else { return };
         place.left(ledger.count_tokens(self.usage.usage(), self.events_passed));
-        let ended = if self.ear.state() == Stop::Run { Ended::CallerLeft } else { Ended::Stopped };
         ledger.end(clock::now(), ended);
     }
 }

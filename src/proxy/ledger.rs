@@ -11,7 +11,7 @@ use super::edge::Edge;
 use super::error::ProxyError;
 use crate::balance::{AttemptFailure, Pick};
 use crate::identity::limits::Turn;
-use crate::net::stop::{Ear, LocalStop};
+use crate::net::stop::{Ear, LocalStop, Stop};
 use crate::openai::{Route, Usage};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote, AttemptNotes, Ended, Tokens};
 use crate::telemetry::clock;
@@ -322,7 +322,8 @@ impl Drop for Ledger {
     fn drop(&mut self) {
         if !self.written {
             self.abandoned();
-            self.end(clock::now(), Ended::CallerLeft);
+            let stopped = self.desk.cut.state() != Stop::Run;
+            self.end(clock::now(), if stopped { Ended::Stopped } else { Ended::CallerLeft });
         }
     }
 }

@@ -36,7 +36,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
 use self::attempt::{Attempt, KeptAnswer};
@@ -104,6 +104,8 @@ pub struct Shared {
     buffered: AtomicUsize,
     /// Told when a backend gets its credential, or loses it.
     credentials: watch::Sender<()>,
+    /// Told when a lane or backend begins or ends to rest: who looks seldom looks now.
+    pub stirred: Arc<Notify>,
 }
 
 impl Shared {
@@ -118,6 +120,7 @@ impl Shared {
             health: Health::default(),
             buffered: AtomicUsize::new(0),
             credentials: watch::Sender::new(()),
+            stirred: Arc::default(),
         }
     }
 

@@ -37,7 +37,7 @@ impl Place {
             pool.answered(now, self.pick(), headers, attempts);
             if pool.has_changes() { pool.take_changes() } else { Vec::new() }
         };
-        tell(changes);
+        self.tell(changes);
     }
 
     /// A good answer that is here whole: both at once.
@@ -55,7 +55,7 @@ impl Place {
             pool.report(now, pick, verdict, attempts);
             if pool.has_changes() { pool.take_changes() } else { Vec::new() }
         };
-        tell(changes);
+        self.tell(changes);
     }
 
     /// Hands the place back with what happened.
@@ -66,7 +66,17 @@ impl Place {
             pool.report(now, pick, verdict, attempts);
             if pool.has_changes() { pool.take_changes() } else { Vec::new() }
         };
-        tell(changes);
+        self.tell(changes);
+    }
+
+    /// One log line per state change, written without the pool's lock.
+    fn tell(&self, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            self.shared.stirred.notify_waiters();
+        }
+        for change in changes {
+            crate::telemetry::change::tell(&change);
+        }
     }
 
     /// Hands the place back of a caller that left an answer which had taken so many tokens.
@@ -82,12 +92,5 @@ impl Drop for Place {
         if let Some(pick) = self.pick.take() {
             self.shared.pool().abandon(pick);
         }
-    }
-}
-
-/// One log line per state change, written without the pool's lock.
-fn tell(changes: Vec<Change>) {
-    for change in changes {
-        crate::telemetry::change::tell(&change);
     }
 }

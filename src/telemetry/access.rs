@@ -88,7 +88,7 @@ pub enum Ended {
     UpstreamCut,
     /// The answer is ours.
     AnsweredHere,
-    /// We did: we stop, or the caller took nothing for too long.
+    /// We did: we stop. Of a socket also that its caller took nothing for too long.
     Stopped,
 }
 

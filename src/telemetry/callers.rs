@@ -1,4 +1,4 @@
-//! Who called in the last minutes: counters of each caller, looked at once a second.
+//! Who called in the last minutes: counters of each caller, looked at once a second, or seldom while nobody calls.
 //!
 //! Kept by looking and not on the request path, so that a request costs nothing more. Bounded: as many callers as the
 //! metrics have labels for, `STEPS` steps each. A counter that went backwards counts as no change.

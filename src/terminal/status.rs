@@ -132,7 +132,7 @@ pub struct Caller {
     /// Requests that ended.
     #[serde(deserialize_with = "count")]
     pub requests: u64,
-    /// Of them, answered 429 or 5xx.
+    /// Of them, answered 429 or 5xx, or broken off.
     #[serde(deserialize_with = "count")]
     pub failed: u64,
     /// Requests refused for its own limits.

@@ -6,7 +6,7 @@ use sidestep::simulator::{Fault, FaultRule};
 
 use super::fixture::{CHAT, QUESTION, Scene};
 use super::front::Front;
-use super::raw::{Answer, ask, get};
+use super::raw::{Answer, Wire, ask, get, request, until};
 
 const STREAMED: &str = r#"{"stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
 
@@ -133,4 +133,19 @@ fn how_fast_we_refuse_does_not_pass_for_how_fast_backends_answer() {
     assert_eq!(post(&front, CHAT, "", QUESTION).status, 401);
     assert_eq!(metric(&front, "sidestep_time_to_first_byte_seconds_count").as_deref(), Some("0"));
     assert_eq!(metric(&front, "sidestep_request_duration_seconds_count").as_deref(), Some("1"));
+}
+
+#[test]
+fn what_we_stop_before_it_is_answered_is_told_as_ours_and_not_as_a_caller_that_left() {
+    let front = Front::of(Scene::of([("east", 1)]));
+    front.resource("east").fault(Fault::HangBeforeHead);
+    let mut wire = Wire::to(front.address());
+    wire.send(request("POST", CHAT, "", QUESTION));
+    until("it is on its way", || front.resource("east").counters().in_flight == 1);
+    front.balancer.abort();
+    assert!(wire.closed());
+    until("it has stopped", || front.balancer.ended());
+    let log = front.log();
+    let record = log.lines().find(|line| line.contains("\"message\":\"request\"")).unwrap();
+    assert!(record.contains("\"status\":0,") && record.contains("\"ended\":\"stopped here\""), "{record}");
 }

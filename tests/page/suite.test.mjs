@@ -183,7 +183,7 @@ describe("the demo", () => {
   test("tells of a moment under the mouse, at the finger and by keys", async () => {
     const MOMENT = /^\d\d:\d\d:\d\d: \d+ served(, |$)/, UNSEEN = /^\d\d:\d\d:\d\d: not seen$/;
     const strip = page.locator("canvas").first(), { width } = await strip.boundingBox();
-    await until("some steps are over", async () => /^Last (1[5-9]|[2-9]\d) s: /.test(await strip.getAttribute("aria-valuetext")));
+    await until("some steps are over", async () => /^Last (1[5-9] s|[2-9]\d s|\d+ min)/.test(await strip.getAttribute("aria-valuetext")));
     await strip.hover({ position: { x: 5, y: 20 } });
     assert.match(await page.textContent(".tip"), UNSEEN);
     await strip.hover({ position: { x: width - 1, y: 20 } });

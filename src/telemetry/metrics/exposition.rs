@@ -1,5 +1,6 @@
 //! The `OpenMetrics` document.
 
+use std::collections::BTreeMap;
 use std::fmt::Error;
 
 use prometheus_client::collector::Collector;
@@ -9,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::histogram::Histogram;
 use super::names::{NameId, label};
-use super::{AllNames, LaneGauge, Lost, PoolGauges, RequestCounts, SETS, STATES, Sums, TokenCounts};
+use super::{AllNames, Flow, LaneGauge, Lost, PoolGauges, RequestCounts, SETS, STATES, Sums, TokenCounts};
 
 /// The media type of the document.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -182,19 +183,27 @@ impl Scrape {
     }
 
     fn flow(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        // From the first request on, for what appears at its first event has no increase that anybody sees.
+        let all: BTreeMap<NameId, Flow> = self
+            .sums
+            .requests
+            .keys()
+            .map(|(deployment, _)| (*deployment, Flow::default()))
+            .chain(self.sums.flow.iter().map(|(deployment, flow)| (*deployment, *flow)))
+            .collect();
         let help = "Attempts that went to another backend than the one before";
         let mut metric = encoder.encode_descriptor("failovers", help, None, MetricType::Counter)?;
-        for (deployment, flow) in &self.sums.flow {
+        for (deployment, flow) in &all {
             count(&mut metric, [("deployment", text_of(&self.deployments, *deployment))], flow.failovers)?;
         }
         let help = "Attempts that came to nothing, of requests that were answered well in the end";
         let mut metric = encoder.encode_descriptor("absorbed", help, None, MetricType::Counter)?;
-        for (deployment, flow) in &self.sums.flow {
+        for (deployment, flow) in &all {
             count(&mut metric, [("deployment", text_of(&self.deployments, *deployment))], flow.absorbed)?;
         }
         let help = "Requests that no lane admitted";
         let mut metric = encoder.encode_descriptor("exhausted", help, None, MetricType::Counter)?;
-        for (deployment, flow) in &self.sums.flow {
+        for (deployment, flow) in &all {
             count(&mut metric, [("deployment", text_of(&self.deployments, *deployment))], flow.exhausted)?;
         }
         let help = "Requests that waited in line for room";

@@ -7,8 +7,6 @@ const OWN_LIMITS: [&str; 2] = ["caller_limit", "above_caller_limit"];
 /// Verdicts of attempts that came to nothing. Looking where an object or a deployment is belongs to no failure.
 const FAILURES: [&str; 8] =
     ["throttled", "too_large", "tier_full", "failed", "unavailable", "unreachable", "timed_out", "refused"];
-/// The verdict of an answer that broke off, or whose last event said that it failed.
-const CUT_OFF: &str = "cut_off";
 /// The status of a WebSocket.
 const SWITCHED: u16 = 101;
 
@@ -32,14 +30,19 @@ impl Outcome {
             Ended::UpstreamCut => true,
             // A socket is closed with a frame that says so.
             Ended::Stopped => record.status != SWITCHED,
-            Ended::Completed => record.attempts.verdict() == Some(CUT_OFF),
-            Ended::CallerLeft | Ended::AnsweredHere => false,
+            Ended::Completed | Ended::CallerLeft | Ended::AnsweredHere => false,
         };
         match record.status {
-            SWITCHED | 200..400 if broke => Self::Cut,
-            SWITCHED | 200..400 => Self::Succeeded,
+            SWITCHED | 200..400 => match record.attempts.verdict() {
+                None | Some("served") if !broke => Self::Succeeded,
+                // An error inside a 200, for which the request is to blame.
+                Some("passed_back") => Self::Other,
+                _ => Self::Cut,
+            },
             _ if record.error.is_some_and(|error| OWN_LIMITS.contains(&error)) => Self::Limited,
             429 | 500.. => Self::Failed,
+            // We stopped before there was an answer.
+            0 if broke => Self::Failed,
             _ => Self::Other,
         }
     }
@@ -76,6 +79,14 @@ mod tests {
         assert_eq!(of(200, Ended::UpstreamCut, None, &served), Outcome::Cut);
         assert_eq!(of(200, Ended::Stopped, None, &served), Outcome::Cut);
         assert_eq!(of(200, Ended::Completed, None, &notes(&[(0, "cut_off")])), Outcome::Cut);
+        assert_eq!(of(200, Ended::CallerLeft, None, &notes(&[(0, "cut_off")])), Outcome::Cut);
+        assert_eq!(
+            of(200, Ended::Completed, None, &notes(&[(0, "throttled")])),
+            Outcome::Cut,
+            "said in the stream"
+        );
+        assert_eq!(of(200, Ended::Completed, None, &notes(&[(0, "passed_back")])), Outcome::Other);
+        assert_eq!(of(0, Ended::Stopped, None, &notes(&[(0, "abandoned")])), Outcome::Failed);
         assert_eq!(of(101, Ended::UpstreamCut, None, &served), Outcome::Cut);
         assert_eq!(of(101, Ended::Stopped, None, &served), Outcome::Succeeded);
         assert_eq!(of(200, Ended::CallerLeft, None, &served), Outcome::Succeeded);
