@@ -1,7 +1,8 @@
 // The README's pictures of the page, of a real balancer before simulated resources: sixteen minutes of traffic in which
 // two resources in turn are used up by somebody else, then pictures while one is throttled. `EPISODE` is the address of
 // an admin listener where one goes on already.
-//   npm ci --prefix tests/page && cargo build && node tests/page/pictures.mjs .github
+//   npm ci --prefix tests/page && cargo build && node tests/page/pictures.mjs FOLDER
+// writes four; status-page.png and status-page-phone.png are those in .github.
 import { mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
