@@ -1,7 +1,8 @@
 // The README's pictures of the page, of a real balancer before simulated resources: sixteen minutes of traffic in which
 // two resources in turn are used up by somebody else, then pictures while one is throttled. `EPISODE` is the address of
 // an admin listener where one goes on already.
-//   npm ci --prefix tests/page && cargo build && node tests/page/pictures.mjs .github
+//   npm ci --prefix tests/page && cargo build && node tests/page/pictures.mjs FOLDER
+// writes four; status-page.png and status-page-phone.png are those in .github.
 import { mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,9 +18,9 @@ ${occupied}`;
 
 /** Traffic of four callers in front of three resources, until the process ends. */
 export async function episode() {
-  const [callers, admin] = await freePorts(2);
   const resources = new Map([["sweden-central", lines(50_000, used(40, 35, 170))], ["france-central", lines(50_000, used(125, 40, 205))], ["east-us-2", lines(100_000, "")]]);
   const [sweden, france, east] = await simulate([...resources.keys()], (name) => resources.get(name));
+  const [callers, admin] = await freePorts(2);
   const who = [["chat-app", 2.6, 110], ["support-bot", 1.1, 90], ["nightly-batch", .5, 120], ["search", 1, 40, "text-embedding-3-small"]];
   await serve(`[server]\nlisten = "127.0.0.1:${callers}"\nadmin_listen = "127.0.0.1:${admin}"\n[callers]\nkeys = [${
     who.map(([name]) => `{ name = "${name}", key = "the-key-of-${name}-01234" }`).join(", ")}]\n${
