@@ -212,6 +212,37 @@ impl Proxy {
         self.desk.cut.tell(Stop::Abort);
     }
 
+    /// All of one request, up to its answer's head.
+    async fn answer(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
+        let (parts, body) = request.into_parts();
+        if let Some((status, text)) = health(parts.uri.path(), self.shared.health.readiness()) {
+            return plain(status, text);
+        }
+        let edge = self.edges.newest();
+        if let Some(headers) = edge.callers.pages().preflight(&parts.method, &parts.headers) {
+            let mut response = Response::new(ProxyBody::full(Bytes::new()));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = headers;
+            return response;
+        }
+        let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
+        let id = entry.id;
+        let mut ledger = Some(entry);
+        let mut response = match self.serve(&edge, &parts, body, &mut ledger).await {
+            Ok(response) => response,
+            Err(error) => {
+                let response = error.response(id);
+                if let Some(mut entry) = ledger.take() {
+                    entry.refuse(&error);
+                }
+                response
+            }
+        };
+        edge.callers.pages().allow(&parts.headers, response.headers_mut());
+        response.headers_mut().insert(headers::REQUEST_ID, id.header_value());
+        response
+    }
+
     /// Steps 1 to 5: admitted, understood, read, attempted, committed.
     async fn serve(
         &self,
@@ -451,38 +482,15 @@ impl Handler for Proxy {
         body.take_upgrade()
     }
 
-    async fn handle(self: Rc<Self>, request: Request<Incoming>, _peer: Peer) -> Response<ProxyBody> {
-        let (parts, body) = request.into_parts();
-        if let Some((status, text)) = health(parts.uri.path(), self.shared.health.readiness()) {
-            return plain(status, text);
-        }
-        let edge = self.edges.newest();
-        if let Some(headers) = edge.callers.pages().preflight(&parts.method, &parts.headers) {
-            let mut response = Response::new(ProxyBody::full(Bytes::new()));
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            *response.headers_mut() = headers;
-            return response;
-        }
-        let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
-        let id = entry.id;
-        let mut ledger = Some(entry);
+    fn handle(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        _peer: Peer,
+    ) -> impl Future<Output = Response<ProxyBody>> + 'static {
         // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then. Its place
         // comes first: then it is made there, and not copied there with all the room that it will need.
         let place = Box::new_uninit();
-        let served = Box::into_pin(Box::write(place, self.serve(&edge, &parts, body, &mut ledger))).await;
-        let mut response = match served {
-            Ok(response) => response,
-            Err(error) => {
-                let response = error.response(id);
-                if let Some(mut entry) = ledger.take() {
-                    entry.refuse(&error);
-                }
-                response
-            }
-        };
-        edge.callers.pages().allow(&parts.headers, response.headers_mut());
-        response.headers_mut().insert(headers::REQUEST_ID, id.header_value());
-        response
+        Box::into_pin(Box::write(place, self.answer(request)))
     }
 }
 
