@@ -198,7 +198,7 @@ pub async fn serve_connection<H: Handler>(
         let agreeing = Box::pin(handshake(stream, tls, limits.header_time, &ear));
         let Some(stream) = agreeing.await else { return };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            serve_http2(stream, peer, handler, limits, ear).await;
+            Box::pin(serve_http2(stream, peer, handler, limits, ear)).await;
         } else {
             serve_http1(stream, peer, handler, limits, ear).await;
         }
@@ -211,7 +211,8 @@ pub async fn serve_connection<H: Handler>(
         Look::Slow => return part(stream, SLOW_HEAD).await,
     };
     if http2 {
-        serve_http2(stream, peer, handler, limits, ear).await;
+        // On the heap, here and above: the others need not make room for it.
+        Box::pin(serve_http2(stream, peer, handler, limits, ear)).await;
     } else {
         serve_http1(Watched::new(stream), peer, handler, limits, ear).await;
     }
@@ -325,9 +326,12 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
     })
     .await;
     if let Some(upgrade) = upgrade.take().filter(|_: &Upgrade| whole) {
-        let parts = connection.into_parts();
-        let (stream, early) = parts.io.into_inner().into_inner(parts.read_buf);
-        upgrade(Upgraded { stream: Box::new(stream), early, ear, write_idle: limits.write_idle }).await;
+        let upgraded = {
+            let parts = connection.into_parts();
+            let (stream, early) = parts.io.into_inner().into_inner(parts.read_buf);
+            Upgraded { stream: Box::new(stream), early, ear, write_idle: limits.write_idle }
+        };
+        upgrade(upgraded).await;
     }
 }
 

@@ -291,7 +291,7 @@ impl Proxy {
             turn.charge(clock::now(), if understood.scan.json { understood.scan.charge(0) } else { 0 })?;
         }
         entry.turn = turn;
-        self.attempts(edge, parts, understood, caller.lowest_priority(), deadline, ledger).await
+        self.attempts(edge, parts, &mut understood, caller.lowest_priority(), deadline, ledger).await
     }
 
     /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts, but for room, where
@@ -300,7 +300,7 @@ impl Proxy {
         &self,
         front: &Edge,
         parts: &Parts,
-        mut understood: Understood<'_>,
+        understood: &mut Understood<'_>,
         lowest_priority: Option<u32>,
         deadline: Instant,
         ledger: &mut Option<Ledger>,
@@ -311,7 +311,7 @@ impl Proxy {
         let deployment = understood.deployment.clone();
         let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
         let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
-        let mut ask = asks(&understood, deployment.as_deref(), &parts.headers, lowest_priority);
+        let mut ask = asks(understood, deployment.as_deref(), &parts.headers, lowest_priority);
         loop {
             let now = in_time(deadline)?;
             ask.pin = bond.pin();
@@ -356,7 +356,8 @@ impl Proxy {
                 return Err(ProxyError::UpstreamFailed);
             };
             let next = self.next_in_line(now, &edge, &ask, &attempts);
-            let attempt = Attempt {
+            // On the heap, as it goes from step to step, and each keeps room for what it is given twice.
+            let attempt = Box::new(Attempt {
                 id: ledger.as_ref().expect("taken at the commit only").id,
                 edge: &edge,
                 callers: &front.callers,
@@ -366,8 +367,8 @@ impl Proxy {
                 deadline,
                 place,
                 bond: &bond,
-            };
-            let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
+            });
+            let run = pin!(attempt.run(understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
                 attempt::Outcome::Commit(response) => return Ok(self.line_up(now, next, *response)),
                 attempt::Outcome::Lacking => lacking = true,
