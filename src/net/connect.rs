@@ -180,8 +180,9 @@ pub(crate) async fn connect(
         step.set("TLS handshake");
         let name = ServerName::try_from(origin.host.clone())
             .map_err(|error| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let stream =
-            TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(ConnectError::Tls)?;
+        // On the heap: what waits for a plain connection need not make room for it.
+        let agreeing = Box::pin(TlsConnector::from(Arc::clone(tls)).connect(name, stream));
+        let stream = agreeing.await.map_err(ConnectError::Tls)?;
         Ok(Socket::Tls { stream: Box::new(stream) })
     };
     timeout(limit, connecting).await.unwrap_or_else(|_| Err(ConnectError::Timeout(step.get())))

@@ -269,20 +269,20 @@ pub(super) enum NoHead {
 }
 
 /// Sends a request and waits for the head of its answer. The connection goes `home` once it is free again; dropping
-/// the future or the answer closes it.
-pub(super) async fn exchange(
+/// the future or the answer closes it. No `async fn`: it would keep what it is given twice.
+pub(super) fn exchange(
     line: Line,
     sending: Sending,
     bodiless: bool,
     mut fields: HeaderMap,
-    home: &Rc<Idle<Line>>,
-) -> Result<Response<Coming>, NoHead> {
+    home: Rc<Idle<Line>>,
+) -> impl Future<Output = Result<Response<Coming>, NoHead>> + Unpin {
     let mut sending = Some(sending);
     let mut line = Some(line);
     let mut unsent = None;
     // What has come of a head that is not whole, and how much of it was said before the answer itself.
     let (mut begun, mut passed) = (Vec::new(), 0);
-    poll_fn(|cx| {
+    poll_fn(move |cx| {
         let Some(Line { socket, .. }) = &mut line else { return Poll::Pending };
         match sending.as_mut().map(|sending| sending.poll(socket, cx)) {
             Some(Poll::Ready(Err(Unsent::Body(error)))) => {
@@ -325,7 +325,7 @@ pub(super) async fn exchange(
                     let keeps = head.keeps && unsent.is_none();
                     let coming = Coming {
                         line: Some(line),
-                        home: Rc::clone(home),
+                        home: Rc::clone(&home),
                         ahead: bytes,
                         framing: Framing::UntilClose,
                         keeps,
@@ -342,7 +342,6 @@ pub(super) async fn exchange(
             }
         }
     })
-    .await
 }
 
 /// Why an answer's body ended early.

@@ -5,14 +5,19 @@
 //!
 //! hyper's own header timer starts when the connection goes idle and would close every kept-alive connection
 //! of an ingress after `header_time`; so the clock is here, under hyper, and starts at a head's first byte.
+//!
+//! Who leaves while its answer is awaited or streams is noticed here too: hyper would read for that, with another
+//! buffer of 8 KiB for each stream.
 
 use std::cell::Cell;
 use std::io;
+use std::mem::{MaybeUninit, take};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -107,6 +112,9 @@ impl Drop for Answering {
     }
 }
 
+/// So much is read at once while hyper does not read, in bytes.
+const MOST_AHEAD: usize = 8 * 1024;
+
 /// The socket, paced.
 #[derive(Debug)]
 pub(crate) struct Paced<S> {
@@ -121,6 +129,10 @@ pub(crate) struct Paced<S> {
     taking: Option<Pin<Box<Sleep>>>,
     /// Nothing more is said from our side.
     parting: Option<Parting>,
+    /// hyper waits for bytes, and so will see the end by reading.
+    read: bool,
+    /// Came while hyper did not read: most often of the next request.
+    ahead: Bytes,
 }
 
 impl<S> Paced<S> {
@@ -131,12 +143,19 @@ impl<S> Paced<S> {
         idle: Duration,
         write_idle: Duration,
     ) -> Self {
-        Self { socket, pace, header_time, idle, timer: None, write_idle, taking: None, parting: None }
+        let (timer, taking, parting) = (None, None, None);
+        let (read, ahead) = (false, Bytes::new());
+        Self { socket, pace, header_time, idle, timer, write_idle, taking, parting, read, ahead }
     }
 
-    /// What it paced, without limits.
-    pub(crate) fn into_inner(self) -> S {
-        self.socket
+    /// What it paced, without limits; and what has come on it, behind what hyper has `read`.
+    pub(crate) fn into_inner(self, read: Bytes) -> (S, Bytes) {
+        let early = if self.ahead.is_empty() {
+            read
+        } else {
+            BytesMut::from_iter(read.iter().chain(&self.ahead)).freeze()
+        };
+        (self.socket, early)
     }
 
     /// What a write led to; an error once the caller has taken nothing for `write_idle`.
@@ -183,6 +202,36 @@ impl<S> Paced<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
+    /// Whether the caller has closed its side while nobody reads. When not, the task of `cx` is woken by what comes next;
+    /// behind what was read ahead, by what carries the connection (`watched`).
+    fn is_left(&mut self, cx: &mut Context<'_>) -> bool {
+        if take(&mut self.read) || self.parting.is_some() || !self.ahead.is_empty() {
+            return false;
+        }
+        let mut space = [const { MaybeUninit::uninit() }; MOST_AHEAD];
+        let mut read = ReadBuf::uninit(&mut space);
+        match Pin::new(&mut self.socket).poll_read(cx, &mut read) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                self.ahead = Bytes::copy_from_slice(read.filled());
+                false
+            }
+            Poll::Ready(_) => true,
+        }
+    }
+
+    /// What a write led to; an error also once the caller leaves instead of taking it: hyper does not flush then.
+    fn poll_taken(
+        &mut self,
+        wrote: Poll<io::Result<usize>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if wrote.is_pending() && self.is_left(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        self.taken(wrote, cx)
+    }
+
     /// A head that did not come in time is told so, unless an earlier answer is still on its way.
     fn tell_slow_head(&mut self, cx: &mut Context<'_>) {
         if matches!(self.pace.0.phase.get(), Phase::Head(_)) && !self.pace.0.stalled.get() {
@@ -219,7 +268,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
             return parting.poll(&mut this.socket, cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
         }
         let filled = buf.filled().len();
-        if let Poll::Ready(read) = Pin::new(&mut self.socket).poll_read(cx, buf) {
+        let read = if self.ahead.is_empty() {
+            Pin::new(&mut self.socket).poll_read(cx, buf)
+        } else {
+            let length = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..length]);
+            self.ahead.advance(length);
+            Poll::Ready(Ok(()))
+        };
+        self.read = read.is_pending();
+        if let Poll::Ready(read) = read {
             if buf.filled().len() > filled && matches!(self.pace.0.phase.get(), Phase::Idle(_)) {
                 self.pace.0.phase.set(Phase::Head(Instant::now()));
             }
@@ -238,10 +296,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let ours = self.poll_our_words(buf, cx);
         let wrote = ours.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write(cx, buf));
-        self.taken(wrote, cx)
+        self.poll_taken(wrote, cx)
     }
 
+    /// hyper comes by here each time it has done all it can, after it has read if it wants to.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_left(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         // Of TLS it is the flush that waits: a write only fills its buffer.
         match Pin::new(&mut self.socket).poll_flush(cx) {
             Poll::Pending => self.taken(Poll::Pending, cx),
@@ -273,7 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
             _ => None,
         };
         let wrote = ours.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write_vectored(cx, bufs));
-        self.taken(wrote, cx)
+        self.poll_taken(wrote, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -198,7 +198,7 @@ pub async fn serve_connection<H: Handler>(
         let agreeing = Box::pin(handshake(stream, tls, limits.header_time, &ear));
         let Some(stream) = agreeing.await else { return };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            serve_http2(stream, peer, handler, limits, ear).await;
+            Box::pin(serve_http2(stream, peer, handler, limits, ear)).await;
         } else {
             serve_http1(stream, peer, handler, limits, ear).await;
         }
@@ -211,7 +211,8 @@ pub async fn serve_connection<H: Handler>(
         Look::Slow => return part(stream, SLOW_HEAD).await,
     };
     if http2 {
-        serve_http2(stream, peer, handler, limits, ear).await;
+        // On the heap, here and above: the others need not make room for it.
+        Box::pin(serve_http2(stream, peer, handler, limits, ear)).await;
     } else {
         serve_http1(Watched::new(stream), peer, handler, limits, ear).await;
     }
@@ -286,9 +287,10 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
     let agreed = Rc::clone(&upgrade);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         pace.busy(!request.body().is_end_stream());
-        let (handler, pace, agreed) = (Rc::clone(&handler), pace.clone(), Rc::clone(&agreed));
+        let (pace, agreed) = (pace.clone(), Rc::clone(&agreed));
+        let answer = Rc::clone(&handler).handle(request, peer);
         async move {
-            let mut response = handler.handle(request, peer).await;
+            let mut response = answer.await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 agreed.set(H::take_upgrade(response.body_mut()));
             }
@@ -297,6 +299,8 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(limits.header_bytes.max(8192))
+        // While it answers it need not read: whoever leaves is noticed below (`pacing`).
+        .half_close(true)
         .serve_connection(io, service);
     let mut told = Stop::Run;
     let whole = poll_fn(|cx| {
@@ -322,9 +326,12 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
     })
     .await;
     if let Some(upgrade) = upgrade.take().filter(|_: &Upgrade| whole) {
-        let parts = connection.into_parts();
-        let stream = Box::new(parts.io.into_inner().into_inner());
-        upgrade(Upgraded { stream, early: parts.read_buf, ear, write_idle: limits.write_idle }).await;
+        let upgraded = {
+            let parts = connection.into_parts();
+            let (stream, early) = parts.io.into_inner().into_inner(parts.read_buf);
+            Upgraded { stream: Box::new(stream), early, ear, write_idle: limits.write_idle }
+        };
+        upgrade(upgraded).await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -346,7 +346,8 @@ impl Upstream {
         tokio::select! {
             biased;
             sent = &mut sending => sent,
-            waits = moving.stalled() => {
+            // On the heap: most bodies are here whole.
+            waits = Box::pin(moving.stalled()) => {
                 Err(SendError::RequestStalled { by_caller: waits == Waits::Caller })
             }
         }
@@ -362,22 +363,24 @@ impl Upstream {
     ) -> Result<Response<Answer>, SendError> {
         let kept = if self.origin.http2 { self.kept_http2(reuse) } else { None };
         if let Some(trunk) = kept {
-            return self.send_http2(trunk, self.http2_request(method, path, headers, body), true).await;
+            let request = self.http2_request(method, path, headers, body);
+            return Box::pin(self.send_http2(trunk, request, true)).await;
         }
         self.idle.used(Instant::now() + WORTH_SPARING);
         // Also where HTTP/2 was wanted: the backend may have agreed on HTTP/1.1 only.
         let kept = if reuse == Reuse::Allowed { self.idle.take() } else { None };
         if let Some(line) = kept {
-            return self.send_http1(line, method, path, headers, body, true).await;
+            return self.send_http1(line, &method, &path, headers, body, true).await;
         }
         // Rare, and on the heap: the usual request need not make room for it.
         let opening = Box::pin(connect(&self.connector, &self.origin, &self.tls, self.connect_timeout));
         let socket = opening.await?;
         if self.origin.http2 && (!self.origin.tls || socket.agreed_on_http2()) {
-            let trunk = self.open_http2(socket).await?;
-            return self.send_http2(trunk, self.http2_request(method, path, headers, body), false).await;
+            let trunk = Box::pin(self.open_http2(socket)).await?;
+            let request = self.http2_request(method, path, headers, body);
+            return Box::pin(self.send_http2(trunk, request, false)).await;
         }
-        self.send_http1(Line::over(socket), method, path, headers, body, false).await
+        self.send_http1(Line::over(socket), &method, &path, headers, body, false).await
     }
 
     /// Asks for a WebSocket, on a connection of its own. When the backend agrees, the answer holds the connection:
@@ -396,7 +399,7 @@ impl Upstream {
         let kept = if self.origin.http2 { None } else { self.idle.take() };
         if let Some(line) = kept {
             match self
-                .send_http1(line, Method::GET, path.clone(), headers.clone(), RequestBody::empty(), true)
+                .send_http1(line, &Method::GET, &path, headers.clone(), RequestBody::empty(), true)
                 .await
             {
                 // It was idle for too long; the request has not been seen.
@@ -405,32 +408,35 @@ impl Upstream {
             }
         }
         let socket = connect(&self.connector, &self.origin, &self.http1_tls, self.connect_timeout).await?;
-        self.send_http1(Line::over(socket), Method::GET, path, headers, RequestBody::empty(), false).await
+        self.send_http1(Line::over(socket), &Method::GET, &path, headers, RequestBody::empty(), false).await
     }
 
-    async fn send_http1(
+    fn send_http1(
         &self,
         line: Line,
-        method: Method,
-        path: PathAndQuery,
+        method: &Method,
+        path: &PathAndQuery,
         headers: HeaderMap,
         body: RequestBody,
         reused: bool,
-    ) -> Result<Response<Answer>, SendError> {
-        let sending = Sending::new(&method, path.as_str(), &self.host, &headers, body);
+    ) -> impl Future<Output = Result<Response<Answer>, SendError>> + use<> {
+        let sending = Sending::new(method, path.as_str(), &self.host, &headers, body);
         // Where all else goes over HTTP/2, a connection that was opened for a WebSocket serves nothing else.
         let apart = (self.origin.http2 && headers.contains_key(header::UPGRADE)).then(Idle::retired);
-        let home = apart.as_ref().unwrap_or(&self.idle);
-        let exchange = exchange(line, sending, method == Method::HEAD, headers, home);
-        let response = exchange.await.map_err(|error| SendError::http1(error, reused))?;
-        let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        Ok(response.map(|coming| {
-            Answer(if agreed {
-                Source::Tunnel(coming.into_socket().map(Box::new))
-            } else {
-                Source::Http1(coming)
-            })
-        }))
+        let home = apart.unwrap_or_else(|| Rc::clone(&self.idle));
+        let mut exchange = exchange(line, sending, *method == Method::HEAD, headers, home);
+        poll_fn(move |cx| {
+            let response = ready!(Pin::new(&mut exchange).poll(cx));
+            let response = response.map_err(|error| SendError::http1(error, reused))?;
+            let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            Poll::Ready(Ok(response.map(|coming| {
+                Answer(if agreed {
+                    Source::Tunnel(coming.into_socket().map(Box::new))
+                } else {
+                    Source::Http1(coming)
+                })
+            })))
+        })
     }
 
     /// One with room for a stream: at the peer's limit hyper would let the request wait without end.

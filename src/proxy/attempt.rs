@@ -98,7 +98,7 @@ impl KeptAnswer {
 impl Attempt<'_> {
     /// Sends the request to its lane and waits until the answer can be judged.
     pub(super) async fn run(
-        self,
+        self: Box<Self>,
         understood: &mut Understood<'_>,
         attempts: &mut Attempts,
         ledger: &mut Option<Ledger>,
@@ -179,15 +179,15 @@ impl Attempt<'_> {
             if handed_over.get() == sent {
                 handed_over.set(clock::now());
             }
-            let sending = async {
-                if understood.socket {
-                    headers::socket(&self.parts.headers, &mut head);
-                    // On the heap: the usual request need not make room for it.
-                    return Box::pin(backend.upstream.upgrade(target, head)).await;
-                }
-                backend.upstream.send(self.parts.method.clone(), target, head, body, reuse).await
+            let answered = if understood.socket {
+                headers::socket(&self.parts.headers, &mut head);
+                // On the heap: the usual request need not make room for it.
+                timeout_at(limit.into(), Box::pin(backend.upstream.upgrade(target, head))).await
+            } else {
+                let method = self.parts.method.clone();
+                timeout_at(limit.into(), backend.upstream.send(method, target, head, body, reuse)).await
             };
-            let error = match timeout_at(limit.into(), sending).await {
+            let error = match answered {
                 Ok(Ok(response)) => {
                     let rejected = with.token.filter(|_| response.status() == StatusCode::UNAUTHORIZED);
                     if !renewed && backend.renewed(rejected, understood.repeatable(), limit).await {
@@ -229,7 +229,7 @@ impl Attempt<'_> {
 
     /// A head is there: collects as much as its kind needs, then judges.
     async fn judge(
-        self,
+        self: Box<Self>,
         response: Response<Answer>,
         sent: Instant,
         understood: &mut Understood<'_>,
@@ -282,7 +282,7 @@ impl Attempt<'_> {
 
     /// Not a good answer: its body is read, for what it says and so that the connection can be kept.
     async fn error_answer(
-        self,
+        self: Box<Self>,
         head: Head,
         mut answer: Answer,
         understood: &mut Understood<'_>,
@@ -337,7 +337,7 @@ impl Attempt<'_> {
 
     /// A stream: its prelude is held back, so that an error in it still fails over.
     async fn stream(
-        self,
+        self: Box<Self>,
         head: Head,
         mut answer: Answer,
         sent: Instant,

@@ -215,6 +215,37 @@ impl Proxy {
         self.desk.cut.tell(Stop::Abort);
     }
 
+    /// All of one request, up to its answer's head.
+    async fn answer(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
+        let (parts, body) = request.into_parts();
+        if let Some((status, text)) = health(parts.uri.path(), self.shared.health.readiness()) {
+            return plain(status, text);
+        }
+        let edge = self.edges.newest();
+        if let Some(headers) = edge.callers.pages().preflight(&parts.method, &parts.headers) {
+            let mut response = Response::new(ProxyBody::full(Bytes::new()));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = headers;
+            return response;
+        }
+        let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
+        let id = entry.id;
+        let mut ledger = Some(entry);
+        let mut response = match self.serve(&edge, &parts, body, &mut ledger).await {
+            Ok(response) => response,
+            Err(error) => {
+                let response = error.response(id);
+                if let Some(mut entry) = ledger.take() {
+                    entry.refuse(&error);
+                }
+                response
+            }
+        };
+        edge.callers.pages().allow(&parts.headers, response.headers_mut());
+        response.headers_mut().insert(headers::REQUEST_ID, id.header_value());
+        response
+    }
+
     /// Steps 1 to 5: admitted, understood, read, attempted, committed.
     async fn serve(
         &self,
@@ -263,7 +294,7 @@ impl Proxy {
             turn.charge(clock::now(), if understood.scan.json { understood.scan.charge(0) } else { 0 })?;
         }
         entry.turn = turn;
-        self.attempts(edge, parts, understood, caller.lowest_priority(), deadline, ledger).await
+        self.attempts(edge, parts, &mut understood, caller.lowest_priority(), deadline, ledger).await
     }
 
     /// Step 4: one lane after the other until one answer is the caller's. No wait between attempts, but for room, where
@@ -272,7 +303,7 @@ impl Proxy {
         &self,
         front: &Edge,
         parts: &Parts,
-        mut understood: Understood<'_>,
+        understood: &mut Understood<'_>,
         lowest_priority: Option<u32>,
         deadline: Instant,
         ledger: &mut Option<Ledger>,
@@ -283,7 +314,7 @@ impl Proxy {
         let deployment = understood.deployment.clone();
         let caller = ledger.as_ref().and_then(|entry| entry.caller.clone());
         let bond = Bond::tie(&self.shared, caller, std::mem::take(&mut understood.objects))?;
-        let mut ask = asks(&understood, deployment.as_deref(), &parts.headers, lowest_priority);
+        let mut ask = asks(understood, deployment.as_deref(), &parts.headers, lowest_priority);
         loop {
             let now = in_time(deadline)?;
             ask.pin = bond.pin();
@@ -328,7 +359,8 @@ impl Proxy {
                 return Err(ProxyError::UpstreamFailed);
             };
             let next = self.next_in_line(now, &edge, &ask, &attempts);
-            let attempt = Attempt {
+            // On the heap, as it goes from step to step, and each keeps room for what it is given twice.
+            let attempt = Box::new(Attempt {
                 id: ledger.as_ref().expect("taken at the commit only").id,
                 edge: &edge,
                 callers: &front.callers,
@@ -338,8 +370,8 @@ impl Proxy {
                 deadline,
                 place,
                 bond: &bond,
-            };
-            let run = pin!(attempt.run(&mut understood, &mut attempts, ledger));
+            });
+            let run = pin!(attempt.run(understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
                 attempt::Outcome::Commit(response) => return Ok(self.line_up(now, next, *response)),
                 attempt::Outcome::Lacking => lacking = true,
@@ -454,38 +486,15 @@ impl Handler for Proxy {
         body.take_upgrade()
     }
 
-    async fn handle(self: Rc<Self>, request: Request<Incoming>, _peer: Peer) -> Response<ProxyBody> {
-        let (parts, body) = request.into_parts();
-        if let Some((status, text)) = health(parts.uri.path(), self.shared.health.readiness()) {
-            return plain(status, text);
-        }
-        let edge = self.edges.newest();
-        if let Some(headers) = edge.callers.pages().preflight(&parts.method, &parts.headers) {
-            let mut response = Response::new(ProxyBody::full(Bytes::new()));
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            *response.headers_mut() = headers;
-            return response;
-        }
-        let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
-        let id = entry.id;
-        let mut ledger = Some(entry);
+    fn handle(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        _peer: Peer,
+    ) -> impl Future<Output = Response<ProxyBody>> + 'static {
         // On the heap, so that it is gone while the answer streams: hyper keeps this future's place until then. Its place
         // comes first: then it is made there, and not copied there with all the room that it will need.
         let place = Box::new_uninit();
-        let served = Box::into_pin(Box::write(place, self.serve(&edge, &parts, body, &mut ledger))).await;
-        let mut response = match served {
-            Ok(response) => response,
-            Err(error) => {
-                let response = error.response(id);
-                if let Some(mut entry) = ledger.take() {
-                    entry.refuse(&error);
-                }
-                response
-            }
-        };
-        edge.callers.pages().allow(&parts.headers, response.headers_mut());
-        response.headers_mut().insert(headers::REQUEST_ID, id.header_value());
-        response
+        Box::into_pin(Box::write(place, self.answer(request)))
     }
 }
 

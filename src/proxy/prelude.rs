@@ -79,7 +79,8 @@ impl Held {
         let frame = self.frames.pop_front()?;
         self.bytes -= frame.data_ref().map_or(0, Bytes::len) as u64;
         if self.frames.is_empty() {
-            self.share = None;
+            // A stream is silent for long.
+            (self.frames, self.share) = (VecDeque::new(), None);
         }
         Some(frame)
     }
