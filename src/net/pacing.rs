@@ -438,6 +438,58 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_comes_while_nobody_reads_is_read_later_and_nothing_is_lost() {
+        let (mut far, near) = duplex(64);
+        let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
+        far.write_all(b"GET /next").await.unwrap();
+        paced.flush().await.unwrap();
+        far.write_all(b" HTTP/1.1").await.unwrap();
+        paced.flush().await.unwrap();
+        let mut read = [0; 12];
+        paced.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"GET /next HT");
+        // The same where the connection becomes something else.
+        let (mut far, near) = duplex(64);
+        let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
+        far.write_all(b"second").await.unwrap();
+        paced.flush().await.unwrap();
+        far.write_all(b"third").await.unwrap();
+        let (mut socket, early) = paced.into_inner("first".into());
+        assert_eq!(early, "firstsecond");
+        drop(far);
+        let mut rest = String::new();
+        socket.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "third");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_while_nobody_reads_is_noticed_at_once_also_while_its_pipe_is_full() {
+        for full in [false, true] {
+            let (mut far, near) = duplex(64);
+            let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
+            let start = Instant::now();
+            let leaving = async {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                far.shutdown().await.unwrap();
+            };
+            let serving = async {
+                if full {
+                    return paced.write_all(&[0; 65]).await;
+                }
+                std::future::poll_fn(|cx| match Pin::new(&mut paced).poll_flush(cx) {
+                    // As hyper while the handler has nothing to say.
+                    Poll::Ready(Ok(())) => Poll::Pending,
+                    left => left,
+                })
+                .await
+            };
+            let (left, ()) = tokio::join!(serving, leaving);
+            assert_eq!(left.unwrap_err().kind(), io::ErrorKind::ConnectionAborted, "{full}");
+            assert_eq!(start.elapsed().as_secs(), 5, "{full}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_let_go_also_where_only_the_flush_or_the_end_waits_for_it() {
         for ends in [false, true] {

@@ -10,7 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -340,13 +340,14 @@ impl Upstream {
         body: RequestBody,
         reuse: Reuse,
     ) -> Result<Response<Answer>, SendError> {
-        let moving = body.moving();
-        let mut sending = pin!(self.send_request(method, path, headers, body, reuse));
-        let Some(moving) = moving else { return sending.await };
+        let Some(moving) = body.moving() else {
+            return self.send_request(&method, &path, headers, body, reuse).await;
+        };
+        // On the heap: most bodies are here whole.
+        let mut sending = Box::pin(self.send_request(&method, &path, headers, body, reuse));
         tokio::select! {
             biased;
             sent = &mut sending => sent,
-            // On the heap: most bodies are here whole.
             waits = Box::pin(moving.stalled()) => {
                 Err(SendError::RequestStalled { by_caller: waits == Waits::Caller })
             }
@@ -355,8 +356,8 @@ impl Upstream {
 
     async fn send_request(
         &self,
-        method: Method,
-        path: PathAndQuery,
+        method: &Method,
+        path: &PathAndQuery,
         headers: HeaderMap,
         body: RequestBody,
         reuse: Reuse,
@@ -370,7 +371,7 @@ impl Upstream {
         // Also where HTTP/2 was wanted: the backend may have agreed on HTTP/1.1 only.
         let kept = if reuse == Reuse::Allowed { self.idle.take() } else { None };
         if let Some(line) = kept {
-            return self.send_http1(line, &method, &path, headers, body, true).await;
+            return self.send_http1(line, method, path, headers, body, true).await;
         }
         // Rare, and on the heap: the usual request need not make room for it.
         let opening = Box::pin(connect(&self.connector, &self.origin, &self.tls, self.connect_timeout));
@@ -380,7 +381,7 @@ impl Upstream {
             let request = self.http2_request(method, path, headers, body);
             return Box::pin(self.send_http2(trunk, request, false)).await;
         }
-        self.send_http1(Line::over(socket), &method, &path, headers, body, false).await
+        self.send_http1(Line::over(socket), method, path, headers, body, false).await
     }
 
     /// Asks for a WebSocket, on a connection of its own. When the backend agrees, the answer holds the connection:
@@ -480,19 +481,19 @@ impl Upstream {
 
     fn http2_request(
         &self,
-        method: Method,
-        path: PathAndQuery,
+        method: &Method,
+        path: &PathAndQuery,
         headers: HeaderMap,
         body: RequestBody,
     ) -> Request<RequestBody> {
         let mut request = Request::new(body);
-        let mut parts = Uri::from(path).into_parts();
+        let mut parts = Uri::from(path.clone()).into_parts();
         parts.scheme = Some(if self.origin.tls { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(self.authority.clone());
         if let Ok(uri) = Uri::from_parts(parts) {
             *request.uri_mut() = uri;
         }
-        *request.method_mut() = method;
+        *request.method_mut() = method.clone();
         *request.headers_mut() = headers;
         *request.version_mut() = Version::HTTP_2;
         request

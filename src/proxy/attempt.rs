@@ -253,7 +253,8 @@ impl Attempt<'_> {
             return self.error_answer(head, answer, understood, attempts, ledger).await;
         }
         if is_event_stream(&head.headers) {
-            return self.stream(head, answer, sent, understood, attempts, ledger).await;
+            // On the heap: what waits for the head need not make room for it.
+            return Box::pin(self.stream(head, answer, sent, understood, attempts, ledger)).await;
         }
         if answer.size_hint().exact().is_some_and(|length| length <= COLLECTED) {
             let idle = self.edge.settings.stream_idle_timeout;

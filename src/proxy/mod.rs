@@ -216,34 +216,37 @@ impl Proxy {
     }
 
     /// All of one request, up to its answer's head.
-    async fn answer(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
+    fn answer(self: Rc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<ProxyBody>> {
+        // Taken apart here, and so kept once.
         let (parts, body) = request.into_parts();
-        if let Some((status, text)) = health(parts.uri.path(), self.shared.health.readiness()) {
-            return plain(status, text);
-        }
-        let edge = self.edges.newest();
-        if let Some(headers) = edge.callers.pages().preflight(&parts.method, &parts.headers) {
-            let mut response = Response::new(ProxyBody::full(Bytes::new()));
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            *response.headers_mut() = headers;
-            return response;
-        }
-        let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
-        let id = entry.id;
-        let mut ledger = Some(entry);
-        let mut response = match self.serve(&edge, &parts, body, &mut ledger).await {
-            Ok(response) => response,
-            Err(error) => {
-                let response = error.response(id);
-                if let Some(mut entry) = ledger.take() {
-                    entry.refuse(&error);
-                }
-                response
+        async move {
+            if let Some((status, text)) = health(parts.uri.path(), self.shared.health.readiness()) {
+                return plain(status, text);
             }
-        };
-        edge.callers.pages().allow(&parts.headers, response.headers_mut());
-        response.headers_mut().insert(headers::REQUEST_ID, id.header_value());
-        response
+            let edge = self.edges.newest();
+            if let Some(headers) = edge.callers.pages().preflight(&parts.method, &parts.headers) {
+                let mut response = Response::new(ProxyBody::full(Bytes::new()));
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                *response.headers_mut() = headers;
+                return response;
+            }
+            let entry = Ledger::begin(Rc::clone(&self.desk), Rc::clone(&edge), &parts);
+            let id = entry.id;
+            let mut ledger = Some(entry);
+            let mut response = match self.serve(&edge, &parts, body, &mut ledger).await {
+                Ok(response) => response,
+                Err(error) => {
+                    let response = error.response(id);
+                    if let Some(mut entry) = ledger.take() {
+                        entry.refuse(&error);
+                    }
+                    response
+                }
+            };
+            edge.callers.pages().allow(&parts.headers, response.headers_mut());
+            response.headers_mut().insert(headers::REQUEST_ID, id.header_value());
+            response
+        }
     }
 
     /// Steps 1 to 5: admitted, understood, read, attempted, committed.
