@@ -5,19 +5,14 @@
 //!
 //! hyper's own header timer starts when the connection goes idle and would close every kept-alive connection
 //! of an ingress after `header_time`; so the clock is here, under hyper, and starts at a head's first byte.
-//!
-//! Who leaves while its answer is awaited or streams is noticed here too: hyper would read for that, with another
-//! buffer of 8 KiB for each stream.
 
 use std::cell::Cell;
 use std::io;
-use std::mem::{MaybeUninit, take};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -112,9 +107,6 @@ impl Drop for Answering {
     }
 }
 
-/// So much is read at once while hyper does not read, in bytes.
-const MOST_AHEAD: usize = 8 * 1024;
-
 /// The socket, paced.
 #[derive(Debug)]
 pub(crate) struct Paced<S> {
@@ -129,10 +121,6 @@ pub(crate) struct Paced<S> {
     taking: Option<Pin<Box<Sleep>>>,
     /// Nothing more is said from our side.
     parting: Option<Parting>,
-    /// hyper waits for bytes, and so will see the end by reading.
-    read: bool,
-    /// Came while hyper did not read: most often of the next request.
-    ahead: Bytes,
 }
 
 impl<S> Paced<S> {
@@ -143,19 +131,12 @@ impl<S> Paced<S> {
         idle: Duration,
         write_idle: Duration,
     ) -> Self {
-        let (timer, taking, parting) = (None, None, None);
-        let (read, ahead) = (false, Bytes::new());
-        Self { socket, pace, header_time, idle, timer, write_idle, taking, parting, read, ahead }
+        Self { socket, pace, header_time, idle, timer: None, write_idle, taking: None, parting: None }
     }
 
-    /// What it paced, without limits; and what has come on it, behind what hyper has `read`.
-    pub(crate) fn into_inner(self, read: Bytes) -> (S, Bytes) {
-        let early = if self.ahead.is_empty() {
-            read
-        } else {
-            BytesMut::from_iter(read.iter().chain(&self.ahead)).freeze()
-        };
-        (self.socket, early)
+    /// What it paced, without limits.
+    pub(crate) fn into_inner(self) -> S {
+        self.socket
     }
 
     /// What a write led to; an error once the caller has taken nothing for `write_idle`.
@@ -202,36 +183,6 @@ impl<S> Paced<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
-    /// Whether the caller has closed its side while nobody reads. When not, the task of `cx` is woken by what comes next;
-    /// behind what was read ahead, by what carries the connection (`watched`).
-    fn is_left(&mut self, cx: &mut Context<'_>) -> bool {
-        if take(&mut self.read) || self.parting.is_some() || !self.ahead.is_empty() {
-            return false;
-        }
-        let mut space = [const { MaybeUninit::uninit() }; MOST_AHEAD];
-        let mut read = ReadBuf::uninit(&mut space);
-        match Pin::new(&mut self.socket).poll_read(cx, &mut read) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(())) if !read.filled().is_empty() => {
-                self.ahead = Bytes::copy_from_slice(read.filled());
-                false
-            }
-            Poll::Ready(_) => true,
-        }
-    }
-
-    /// What a write led to; an error also once the caller leaves instead of taking it: hyper does not flush then.
-    fn poll_taken(
-        &mut self,
-        wrote: Poll<io::Result<usize>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if wrote.is_pending() && self.is_left(cx) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        self.taken(wrote, cx)
-    }
-
     /// A head that did not come in time is told so, unless an earlier answer is still on its way.
     fn tell_slow_head(&mut self, cx: &mut Context<'_>) {
         if matches!(self.pace.0.phase.get(), Phase::Head(_)) && !self.pace.0.stalled.get() {
@@ -268,16 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
             return parting.poll(&mut this.socket, cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
         }
         let filled = buf.filled().len();
-        let read = if self.ahead.is_empty() {
-            Pin::new(&mut self.socket).poll_read(cx, buf)
-        } else {
-            let length = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead[..length]);
-            self.ahead.advance(length);
-            Poll::Ready(Ok(()))
-        };
-        self.read = read.is_pending();
-        if let Poll::Ready(read) = read {
+        if let Poll::Ready(read) = Pin::new(&mut self.socket).poll_read(cx, buf) {
             if buf.filled().len() > filled && matches!(self.pace.0.phase.get(), Phase::Idle(_)) {
                 self.pace.0.phase.set(Phase::Head(Instant::now()));
             }
@@ -296,14 +238,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let ours = self.poll_our_words(buf, cx);
         let wrote = ours.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write(cx, buf));
-        self.poll_taken(wrote, cx)
+        self.taken(wrote, cx)
     }
 
-    /// hyper comes by here each time it has done all it can, after it has read if it wants to.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_left(cx) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
         // Of TLS it is the flush that waits: a write only fills its buffer.
         match Pin::new(&mut self.socket).poll_flush(cx) {
             Poll::Pending => self.taken(Poll::Pending, cx),
@@ -335,7 +273,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
             _ => None,
         };
         let wrote = ours.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write_vectored(cx, bufs));
-        self.poll_taken(wrote, cx)
+        self.taken(wrote, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -435,58 +373,6 @@ mod tests {
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Pending
-        }
-    }
-
-    #[tokio::test]
-    async fn what_comes_while_nobody_reads_is_read_later_and_nothing_is_lost() {
-        let (mut far, near) = duplex(64);
-        let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
-        far.write_all(b"GET /next").await.unwrap();
-        paced.flush().await.unwrap();
-        far.write_all(b" HTTP/1.1").await.unwrap();
-        paced.flush().await.unwrap();
-        let mut read = [0; 12];
-        paced.read_exact(&mut read).await.unwrap();
-        assert_eq!(&read, b"GET /next HT");
-        // The same where the connection becomes something else.
-        let (mut far, near) = duplex(64);
-        let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
-        far.write_all(b"second").await.unwrap();
-        paced.flush().await.unwrap();
-        far.write_all(b"third").await.unwrap();
-        let (mut socket, early) = paced.into_inner("first".into());
-        assert_eq!(early, "firstsecond");
-        drop(far);
-        let mut rest = String::new();
-        socket.read_to_string(&mut rest).await.unwrap();
-        assert_eq!(rest, "third");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_leaves_while_nobody_reads_is_noticed_at_once_also_while_its_pipe_is_full() {
-        for full in [false, true] {
-            let (mut far, near) = duplex(64);
-            let mut paced = Paced::new(near, Pace::new(), HEADER_TIME, IDLE, WRITE_IDLE);
-            let start = Instant::now();
-            let leaving = async {
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                far.shutdown().await.unwrap();
-            };
-            let serving = async {
-                if full {
-                    return paced.write_all(&[0; 65]).await;
-                }
-                std::future::poll_fn(|cx| match Pin::new(&mut paced).poll_flush(cx) {
-                    // As hyper while the handler has nothing to say.
-                    Poll::Ready(Ok(())) => Poll::Pending,
-                    left => left,
-                })
-                .await
-            };
-            let (left, ()) = tokio::join!(serving, leaving);
-            assert_eq!(left.unwrap_err().kind(), io::ErrorKind::ConnectionAborted, "{full}");
-            assert_eq!(start.elapsed().as_secs(), 5, "{full}");
         }
     }
 

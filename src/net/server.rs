@@ -299,8 +299,6 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(limits.header_bytes.max(8192))
-        // While it answers it need not read: whoever leaves is noticed below (`pacing`).
-        .half_close(true)
         .serve_connection(io, service);
     let mut told = Stop::Run;
     let whole = poll_fn(|cx| {
@@ -328,8 +326,8 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static, H: Handler
     if let Some(upgrade) = upgrade.take().filter(|_: &Upgrade| whole) {
         let upgraded = {
             let parts = connection.into_parts();
-            let (stream, early) = parts.io.into_inner().into_inner(parts.read_buf);
-            Upgraded { stream: Box::new(stream), early, ear, write_idle: limits.write_idle }
+            let stream = Box::new(parts.io.into_inner().into_inner());
+            Upgraded { stream, early: parts.read_buf, ear, write_idle: limits.write_idle }
         };
         upgrade(upgraded).await;
     }

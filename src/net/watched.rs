@@ -1,5 +1,5 @@
-//! A caller's socket that notices its caller leaving also while nobody reads from it: what is above it (`pacing`) does not
-//! as long as the next, pipelined request lies there.
+//! A caller's socket that notices its caller leaving also while nobody reads from it: hyper does not as long as the
+//! next, pipelined request lies in its buffer.
 //!
 //! It costs no system call: the reactor already knows that the peer has closed its side. Where unread bytes wait in
 //! the kernel nothing wakes us, so an upload that its backend does not take is noticed only once it moves again.
