@@ -115,4 +115,13 @@ mod tests {
         assert_eq!(Outcome::Cut.absorbed(&record), 0);
         assert_eq!(Outcome::Failed.absorbed(&record), 0);
     }
+
+    #[test]
+    fn the_words_that_are_looked_for_are_those_that_are_noted() {
+        let verdicts = include_str!("../../balance/verdict.rs");
+        let codes = include_str!("../../proxy/error.rs");
+        let noted = |code: &str, word: &str| code.contains(&format!("=> \"{word}\","));
+        assert!(FAILURES.iter().chain(&["served", "passed_back"]).all(|word| noted(verdicts, word)));
+        assert!(OWN_LIMITS.iter().all(|word| noted(codes, word)));
+    }
 }
