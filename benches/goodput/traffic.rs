@@ -42,6 +42,8 @@ pub(crate) struct Oddities {
     pub(crate) poison: f64,
     /// Factor on all our estimates.
     pub(crate) estimate: f64,
+    /// By what part each of our estimates is off, at most, either way.
+    pub(crate) spread: f64,
     /// Every two minutes one request that no deployment can ever serve.
     pub(crate) huge: bool,
     /// Neither bursts nor lulls: requests come by Poisson's law.
@@ -49,7 +51,8 @@ pub(crate) struct Oddities {
 }
 
 impl Oddities {
-    pub(crate) const NONE: Self = Self { images: 0.0, poison: 0.0, estimate: 1.0, huge: false, even: false };
+    pub(crate) const NONE: Self =
+        Self { images: 0.0, poison: 0.0, estimate: 1.0, spread: 0.15, huge: false, even: false };
 }
 
 /// One request of one caller.
@@ -137,7 +140,8 @@ impl Traffic {
         let completion = whole(log_normal(rng, 180.0, 0.8)).clamp(1, max_tokens);
         let charge = prompt + max_tokens;
         let image = if rng.f64() < self.oddities.images { IMAGE_FACTOR } else { 1 };
-        let error = 0.85 + 0.3 * rng.f64();
+        let spread = self.oddities.spread;
+        let error = 1.0 - spread + 2.0 * spread * rng.f64();
         let estimate = whole((charge * image) as f64 * error * self.oddities.estimate);
         let request = Request {
             at,
