@@ -562,6 +562,24 @@ async fn a_connection_that_breaks_after_the_last_event_spoils_nothing() {
 }
 
 #[tokio::test]
+async fn an_error_that_the_stream_told_is_told_once_when_the_connection_breaks_after_it() {
+    // What the request is to blame for is no failure of the backend; the other is one.
+    for (code, failed) in [("content_filter", 0), ("server_error", 1)] {
+        let (east, stage) = played().await;
+        let error = format!("data: {{\"error\":{{\"code\":\"{code}\",\"message\":\"no\"}}}}\n\n");
+        let serving = async {
+            let (mut wire, _) = east.request().await;
+            wire.write(format!("{EVENTS}{}{}", chunk(WORD), chunk(&error))).await;
+        };
+        let caller = stage.caller();
+        let ((), answer) = tokio::join!(serving, caller.post(CHAT, STREAMED));
+        assert_eq!(answer.text(), format!("{WORD}{error}"));
+        assert!(answer.complete, "{code}");
+        assert_eq!(stage.backend("east").failed_total, failed, "{code}");
+    }
+}
+
+#[tokio::test]
 async fn a_caller_that_leaves_while_it_reads_nothing_is_noticed() {
     for caller in BOTH {
         let (east, stage) = played().await;
