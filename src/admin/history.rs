@@ -1,8 +1,9 @@
 //! The last fifteen minutes of the callers and of every lane, in steps of five seconds: what the page's timeline is drawn from, so that a
 //! page opened late sees the past.
 //!
-//! Fed by looks at the pool, about one a second, or one in four while nothing happens. Bounded: [`LANES`] lanes, [`STEPS`] steps of 16 bytes each. Counters
-//! are compared, never trusted: one that went backwards (a reload) counts as no change.
+//! Fed by looks at the pool, about one a second while something happens. When all is at rest nobody looks until
+//! something does happen: the steps between are as the last look found them. Bounded: [`LANES`] lanes, [`STEPS`]
+//! steps of 16 bytes each. Counters are compared, never trusted: one that went backwards (a reload) counts as no change.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,8 +42,9 @@ struct Track {
     /// Looks in the current step, and those of them that found the lane away.
     looks: (u32, u32),
     steps: VecDeque<Step>,
-    /// The look that saw it last.
+    /// The look that saw it last, and how.
     seen: u64,
+    found: State,
 }
 
 /// All lanes' past.
@@ -52,6 +54,8 @@ pub(super) struct History {
     /// Whole steps since then.
     steps: u64,
     looks: u64,
+    /// At the last look nothing was under way that could change by itself.
+    at_rest: bool,
     callers: Callers,
     tracks: Vec<Track>,
     /// Lanes for which there was no room at the last look.
@@ -107,8 +111,9 @@ impl History {
         let steps = now.saturating_duration_since(begun).as_secs() / STEP.as_secs();
         let ended = steps.saturating_sub(self.steps);
         self.steps = self.steps.max(steps);
+        let at_rest = std::mem::replace(&mut self.at_rest, pool.at_rest());
         for track in &mut self.tracks {
-            track.turn(ended);
+            track.turn(ended, (at_rest && track.seen == self.looks).then_some(track.found));
         }
         self.callers.turn(ended);
         self.callers.look(failed);
@@ -149,6 +154,7 @@ impl History {
                 looks: (0, 0),
                 steps: VecDeque::new(),
                 seen: 0,
+                found: lane.state,
             });
             self.tracks.len() - 1
         })
@@ -210,10 +216,15 @@ fn newest<T>(steps: &VecDeque<T>, length: usize) -> impl Iterator<Item = &T> {
 }
 
 impl Track {
-    fn turn(&mut self, ended: u64) {
+    /// So many steps have ended, the further ones of them in this state as far as is known.
+    fn turn(&mut self, ended: u64, state: Option<State>) {
         for _ in 0..ended.min(STEPS as u64) {
-            push(&mut self.steps, std::mem::take(&mut self.current));
+            push(&mut self.steps, std::mem::replace(&mut self.current, Step { state, ..Step::default() }));
             self.looks = (0, 0);
+        }
+        if ended > 0 {
+            // Of the step that is going on the look tells that follows.
+            self.current.state = None;
         }
     }
 
@@ -222,7 +233,7 @@ impl Track {
         add(&mut self.current.served, before.served, now.served);
         add(&mut self.current.throttled, before.throttled, now.throttled);
         add(&mut self.current.failed, before.failed, now.failed);
-        (self.before, self.seen) = (now, number);
+        (self.before, self.seen, self.found) = (now, number, lane.state);
         self.looks.0 += 1;
         if lane.state == State::Admitting {
             // A step is told as away when the lane was away for half of it.
@@ -339,7 +350,18 @@ mod tests {
     }
 
     #[test]
-    fn steps_without_a_look_and_lanes_that_come_and_go_are_told_as_such() {
+    fn steps_without_a_look_are_as_the_last_look_found_them_if_all_was_at_rest() {
+        let resting = LaneSnapshot { remaining: Some(STEP), ..lane("west", State::Resting, 1, 0) };
+        let history = looked([
+            (0, vec![resting]),
+            (16, vec![lane("west", State::Drained, 1, 0)]),
+            (33, vec![lane("west", State::Admitting, 1, 0)]),
+        ]);
+        assert_eq!(told(&history)["lanes"][0]["states"], "r--ddd");
+    }
+
+    #[test]
+    fn lanes_that_come_and_go_are_told_as_such() {
         let history = looked([
             (0, vec![lane("old", State::Admitting, 1, 0)]),
             (16, vec![lane("new", State::Drained, 5, 0)]),
@@ -348,7 +370,7 @@ mod tests {
         let told = told(&history);
         assert_eq!(
             (&told["lanes"][0]["deployment"], &told["lanes"][0]["states"]),
-            (&"old".into(), &"a---".into())
+            (&"old".into(), &"aaa-".into())
         );
         assert_eq!(
             (&told["lanes"][1]["deployment"], &told["lanes"][1]["states"]),

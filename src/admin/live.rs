@@ -11,6 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::sleep;
 
 use crate::net::server::BodyError;
+use crate::telemetry::clock;
+use crate::telemetry::stir::{Looker, QUIET, Stir};
 
 use super::Doors;
 use super::history::History;
@@ -35,9 +38,6 @@ const QUEUE: usize = 8;
 const LOOK: Duration = Duration::from_millis(200);
 /// Looks from one status document to the next.
 const LOOKS: u32 = 5;
-/// Between two looks while nobody watches and nothing happens: an idle process is left asleep. Less than a step of the
-/// past, so that none is missed.
-const QUIET: Duration = Duration::from_secs(4);
 
 /// What watchers are told, and who they are.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ pub(super) struct Live {
     picks: Cell<u64>,
     /// At the last look nothing was under way, and nothing had been since the one before.
     quiet: Cell<bool>,
+    looker: Looker,
     /// Told when somebody begins to watch.
     joined: Notify,
     ended: Cell<bool>,
@@ -66,7 +67,7 @@ pub(super) enum Unwatched {
 }
 
 impl Live {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(stir: Arc<Stir>) -> Self {
         Self {
             history: RefCell::default(),
             watchers: RefCell::default(),
@@ -74,13 +75,14 @@ impl Live {
             told: Cell::new(0),
             picks: Cell::new(0),
             quiet: Cell::new(false),
+            looker: Looker::new(stir),
             joined: Notify::new(),
             ended: Cell::new(false),
         }
     }
 
-    /// Until the next look, or until somebody watches or something begins to rest.
-    pub(super) async fn pause(&self, doors: &Doors) {
+    /// Until the next look, or until somebody watches or something happens at last.
+    pub(super) async fn pause(&self) {
         let pause = match (self.watched(), self.quiet.get()) {
             (true, _) => LOOK,
             (false, false) => LOOK * LOOKS,
@@ -89,7 +91,7 @@ impl Live {
         tokio::select! {
             () = sleep(pause) => {}
             () = self.joined.notified() => {}
-            () = doors.stirred.notified(), if pause == QUIET => {}
+            () = self.looker.stirred(), if pause == QUIET => {}
         }
     }
 
@@ -102,6 +104,7 @@ impl Live {
         if !due && !changed {
             return;
         }
+        self.looker.looks();
         let pool = (doors.pool)();
         let picks = pool.requests();
         self.quiet.set(pool.at_rest() && self.picks.replace(picks) == picks);
@@ -139,6 +142,10 @@ impl Live {
         }
         if self.watched() && self.watchers.borrow().len() >= WATCHERS {
             return Err(Unwatched::Full);
+        }
+        if !self.watched() {
+            // It may have been long ago that somebody looked.
+            self.look(clock::now(), doors);
         }
         let mut piece = Vec::new();
         event(&mut piece, "past", &self.history.borrow().past());
@@ -197,7 +204,11 @@ mod tests {
     use super::super::tests::doors;
     use super::*;
     use crate::balance::PoolSnapshot;
-    use crate::telemetry::clock;
+
+    fn live() -> (Live, Doors) {
+        let doors = doors();
+        (Live::new(Arc::clone(&doors.stir)), doors)
+    }
 
     fn read(watch: &mut Watch) -> Option<String> {
         watch.0.try_recv().ok().map(|piece| String::from_utf8(piece.to_vec()).unwrap())
@@ -212,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_watcher_hears_the_past_the_present_and_then_once_a_second() {
-        let (live, doors) = (Live::new(), doors());
+        let (live, doors) = live();
         let mut watch = live.watch(&doors).unwrap();
         let first = read(&mut watch).unwrap();
         assert!(first.starts_with("event: past\ndata: {"), "{first}");
@@ -231,7 +242,7 @@ mod tests {
         let changes = std::rc::Rc::new(Cell::new(0));
         let asked = std::rc::Rc::clone(&changes);
         let doors = Doors { changes: std::rc::Rc::new(move || asked.get()), ..doors() };
-        let live = Live::new();
+        let live = Live::new(Arc::default());
         let mut watch = live.watch(&doors).unwrap();
         second(&live, &doors);
         while read(&mut watch).is_some() {}
@@ -250,7 +261,7 @@ mod tests {
 
     #[test]
     fn twenty_may_watch_and_a_place_is_free_when_one_leaves() {
-        let (live, doors) = (Live::new(), doors());
+        let (live, doors) = live();
         let mut all: Vec<_> = (0..WATCHERS).map(|_| live.watch(&doors).unwrap()).collect();
         assert_eq!(live.watch(&doors).unwrap_err(), Unwatched::Full);
         all.pop();
@@ -259,7 +270,7 @@ mod tests {
 
     #[test]
     fn who_does_not_keep_up_is_let_go_and_the_others_are_not() {
-        let (live, doors) = (Live::new(), doors());
+        let (live, doors) = live();
         let mut slow = live.watch(&doors).unwrap();
         let mut quick = live.watch(&doors).unwrap();
         for _ in 0..QUEUE + 2 {
@@ -273,7 +284,7 @@ mod tests {
 
     #[test]
     fn at_the_end_every_stream_ends_and_none_begins() {
-        let (live, doors) = (Live::new(), doors());
+        let (live, doors) = live();
         let watch = live.watch(&doors).unwrap();
         live.end();
         assert!(watch.0.is_closed());
@@ -283,24 +294,24 @@ mod tests {
     #[test]
     fn while_nobody_watches_no_document_is_written() {
         let doors = Doors { status: std::rc::Rc::new(|_| panic!("nobody asked")), ..doors() };
-        let live = Live::new();
+        let live = Live::new(Arc::default());
         second(&live, &doors);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_nothing_happens_nobody_looks_but_every_four_seconds_until_somebody_watches() {
-        let (live, doors) = (Live::new(), doors());
+    async fn while_nothing_happens_nobody_looks_but_every_minute_until_somebody_watches() {
+        let (live, doors) = live();
         live.look(clock::now(), &doors);
         let start = tokio::time::Instant::now();
-        live.pause(&doors).await;
+        live.pause().await;
         assert_eq!(start.elapsed(), QUIET);
-        let (pause, stir) = (live.pause(&doors), async { doors.stirred.notify_waiters() });
+        let (pause, stir) = (live.pause(), async { doors.stir.stir() });
         tokio::join!(pause, stir);
-        assert_eq!(start.elapsed(), QUIET, "what begins to rest is seen at once");
+        assert_eq!(start.elapsed(), QUIET, "what happens is seen at once");
         let _watch = live.watch(&doors).unwrap();
-        live.pause(&doors).await;
+        live.pause().await;
         assert_eq!(start.elapsed(), QUIET, "the one that came is told at once");
-        live.pause(&doors).await;
+        live.pause().await;
         assert_eq!(start.elapsed(), QUIET + LOOK);
     }
 
@@ -308,10 +319,10 @@ mod tests {
     async fn while_requests_come_it_is_looked_once_a_second() {
         let busy = || PoolSnapshot { in_flight: 1, backends: Vec::new(), deployments: Vec::new() };
         let doors = Doors { pool: std::rc::Rc::new(busy), ..doors() };
-        let live = Live::new();
+        let live = Live::new(Arc::default());
         live.look(clock::now(), &doors);
         let start = tokio::time::Instant::now();
-        live.pause(&doors).await;
+        live.pause().await;
         assert_eq!(start.elapsed(), LOOK * LOOKS);
     }
 }

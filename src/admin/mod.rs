@@ -35,11 +35,11 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use secrecy::SecretString;
 use serde::Serialize;
-use tokio::sync::Notify;
 
 use crate::balance::PoolSnapshot;
 use crate::net::server::{BodyError, Handler, Peer};
 use crate::telemetry::health::{Readiness, health};
+use crate::telemetry::stir::Stir;
 use crate::telemetry::{clock, metrics};
 
 use self::access::Access;
@@ -61,8 +61,8 @@ pub struct Doors {
     pub readiness: Rc<dyn Fn() -> Readiness>,
     /// The pool, as of now.
     pub pool: Rc<dyn Fn() -> PoolSnapshot>,
-    /// Told when something begins or ends to rest.
-    pub stirred: Arc<Notify>,
+    /// Told when something begins or ends to rest, and of requests after a time without any.
+    pub stir: Arc<Stir>,
     /// How many state changes the pool has seen; cheap.
     pub changes: Rc<dyn Fn() -> u64>,
     /// How many requests of callers have failed.
@@ -193,14 +193,15 @@ impl Admin {
     /// `listen` is the address of the admin listener, `token` what its callers must show.
     #[must_use]
     pub fn new(listen: SocketAddr, token: Option<SecretString>, doors: Doors) -> Self {
-        Self { access: Access::new(listen, token), doors, page: Document::new(), live: Live::new() }
+        let live = Live::new(Arc::clone(&doors.stir));
+        Self { access: Access::new(listen, token), doors, page: Document::new(), live }
     }
 
     /// Looks at the pool, remembers, and tells the watchers. Never ends: dropped with its runtime.
     pub async fn look(self: Rc<Self>) {
         loop {
             self.live.look(clock::now(), &self.doors);
-            self.live.pause(&self.doors).await;
+            self.live.pause().await;
         }
     }
 
@@ -351,7 +352,7 @@ pub(super) mod tests {
         Doors {
             readiness: Rc::new(|| Readiness::Draining),
             pool: Rc::new(|| PoolSnapshot { in_flight: 0, backends: Vec::new(), deployments: Vec::new() }),
-            stirred: Arc::default(),
+            stir: Arc::default(),
             changes: Rc::new(|| 0),
             failed: Rc::new(|| 0),
             status: Rc::new(|_| document()),

@@ -40,6 +40,7 @@ use crate::telemetry::log::{DirectiveProblem, Directives};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::request_id::RequestIds;
 use crate::telemetry::sink::Sink;
+use crate::telemetry::stir::{Looker, QUIET};
 use crate::telemetry::traces::Spans;
 use crate::telemetry::{change, clock};
 
@@ -54,8 +55,6 @@ const STALLED_OPERATOR: Duration = Duration::from_secs(30);
 
 /// Between two looks at whether all is well and whether cooldowns have ended.
 const TICK: Duration = Duration::from_secs(1);
-/// The same while nothing is asked and nothing rests: an idle process is left asleep.
-const QUIET: Duration = Duration::from_secs(4);
 
 /// Between two looks at whether the workers have ended.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
@@ -377,7 +376,7 @@ impl Control {
         let shared = Arc::clone(&self.view.shared);
         let let_go = self.workers.teller();
         let doors = Doors {
-            stirred: Arc::clone(&self.view.shared.stirred),
+            stir: Arc::clone(&self.view.shared.stir),
             readiness: Rc::new(move || shared.health.readiness()),
             pool: Rc::new(move || of_pool.pool()),
             changes: Rc::new(move || of_changes.shared.pool().changes_so_far()),
@@ -415,8 +414,8 @@ impl Control {
             tokio::task::spawn_local(certificate.clone().watch());
         }
         let accepting = tokio::task::spawn_local(async move { acceptor.accept(listener, stopped).await });
-        let (mut look, mut seen) = (tokio::time::Instant::now(), 0);
-        let stirred = Arc::clone(&self.view.shared.stirred);
+        let (mut look, mut quiet, mut seen) = (tokio::time::Instant::now(), false, 0);
+        let looker = Looker::new(Arc::clone(&self.view.shared.stir));
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -430,15 +429,15 @@ impl Control {
                         let _gone = reply.send(outcome);
                     }
                 },
-                () = stirred.notified() => look = look.min(tokio::time::Instant::now() + TICK),
-                () = sleep_until(look) => {
+                () = async { tokio::select! { () = sleep_until(look) => {}, () = looker.stirred(), if quiet => {} } } => {
+                    looker.looks();
                     if self.workers.any_ended() || accepting.is_finished() {
                         tracing::error!("a worker thread has ended by itself");
                         return false;
                     }
                     let pool = self.tell_changes();
                     drop(self.view.look_at_callers());
-                    let quiet = pool.at_rest() && pool.requests() == seen;
+                    quiet = pool.at_rest() && pool.requests() == seen;
                     seen = pool.requests();
                     look = tokio::time::Instant::now() + if quiet { QUIET } else { TICK };
                 }

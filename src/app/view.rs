@@ -124,6 +124,7 @@ impl View {
         };
         pool.set_drained(index, drained);
         drop(pool);
+        self.shared.stir.stir();
         self.shared.look_again();
         if drained {
             tracing::info!(backend = name, "drained by an operator");

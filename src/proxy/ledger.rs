@@ -17,6 +17,7 @@ use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote, AttemptNote
 use crate::telemetry::clock;
 use crate::telemetry::metrics::{InFlight, WorkerMetrics};
 use crate::telemetry::request_id::{RequestId, RequestIds};
+use crate::telemetry::stir::Stir;
 use crate::telemetry::traces::{Spans, Trace};
 
 /// Where one worker's records go.
@@ -26,6 +27,7 @@ pub(super) struct Desk {
     pub(super) log: AccessLog,
     pub(super) metrics: WorkerMetrics,
     pub(super) spans: Arc<Spans>,
+    pub(super) stir: Arc<Stir>,
     /// Told when a drain's time is over: what still streams is cut.
     pub(super) cut: LocalStop,
 }
@@ -311,6 +313,7 @@ impl Ledger {
             ended,
         };
         self.desk.metrics.observe(&record);
+        self.desk.stir.request();
         self.desk.log.write(&record);
         if let Some(trace) = &self.trace {
             self.desk.spans.end(trace, &record);

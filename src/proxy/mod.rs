@@ -36,7 +36,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use self::attempt::{Attempt, KeptAnswer};
@@ -56,6 +56,7 @@ use crate::telemetry::clock;
 use crate::telemetry::health::{Health, health};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::request_id::RequestIds;
+use crate::telemetry::stir::Stir;
 use crate::telemetry::traces::Spans;
 
 /// A request that comes before the first token waits so long for it.
@@ -104,8 +105,8 @@ pub struct Shared {
     buffered: AtomicUsize,
     /// Told when a backend gets its credential, or loses it.
     credentials: watch::Sender<()>,
-    /// Told when a lane or backend begins or ends to rest: who looks seldom looks now.
-    pub stirred: Arc<Notify>,
+    /// Told when a lane or backend begins or ends to rest, and of requests after a time without any.
+    pub stir: Arc<Stir>,
 }
 
 impl Shared {
@@ -120,7 +121,7 @@ impl Shared {
             health: Health::default(),
             buffered: AtomicUsize::new(0),
             credentials: watch::Sender::new(()),
-            stirred: Arc::default(),
+            stir: Arc::default(),
         }
     }
 
@@ -155,6 +156,7 @@ impl Shared {
         }
         drop(pool);
         self.health.set_credentials(count);
+        self.stir.stir();
         self.credentials.send_replace(());
         self.look_again();
     }
@@ -196,7 +198,8 @@ impl Proxy {
         metrics: WorkerMetrics,
         spans: Arc<Spans>,
     ) -> Self {
-        let desk = Rc::new(Desk { ids, log, metrics, spans, cut: LocalStop::default() });
+        let stir = Arc::clone(&shared.stir);
+        let desk = Rc::new(Desk { ids, log, metrics, spans, stir, cut: LocalStop::default() });
         Self { shared, desk, edges: edge::Edges::new(edge), lines_up: Cell::new(None) }
     }
 
@@ -323,6 +326,7 @@ impl Proxy {
             ask.pin = bond.pin();
             let asked = patience.tell(now, ask, deployment.as_ref());
             let picked = self.shared.pool().pick(now, &asked, &mut attempts);
+            self.shared.stir.request();
             let pick = match picked {
                 Ok(pick) => pick,
                 // At the start tokens are on their way.

@@ -72,7 +72,7 @@ impl Place {
     /// One log line per state change, written without the pool's lock.
     fn tell(&self, changes: Vec<Change>) {
         if !changes.is_empty() {
-            self.shared.stirred.notify_waiters();
+            self.shared.stir.stir();
         }
         for change in changes {
             crate::telemetry::change::tell(&change);

@@ -19,6 +19,7 @@ pub mod metrics;
 mod notes;
 pub mod request_id;
 pub mod sink;
+pub mod stir;
 pub mod text;
 pub mod traces;
 
