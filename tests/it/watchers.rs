@@ -1,5 +1,7 @@
 //! The status page's document and its event stream, as bytes.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use sidestep::simulator::{Fault, FaultRule};
 
@@ -152,4 +154,19 @@ fn a_drain_is_shown_to_watchers_and_then_ends_their_streams_properly() {
     front.balancer.drain();
     while watcher.next().is_some() {}
     until("it has stopped", || front.balancer.ended());
+}
+
+#[test]
+fn what_is_asked_after_a_long_silence_stands_in_the_step_in_which_it_was_asked() {
+    // Time itself is what is looked at: until nobody looks any more, and until the step of the request is over.
+    const ASLEEP: Duration = Duration::from_millis(2_500);
+    const STEP: Duration = Duration::from_millis(5_100);
+    let front = two();
+    std::thread::sleep(ASLEEP);
+    assert_eq!(chat(&front), 200);
+    std::thread::sleep(STEP);
+    let (name, past) = Watcher::of(&front).next().unwrap();
+    assert_eq!(name, "past");
+    let served = past["lanes"][0]["served"].as_array().unwrap().iter();
+    assert_eq!(served.filter_map(Value::as_u64).sum::<u64>(), 1, "{past}");
 }
