@@ -54,15 +54,15 @@ fn an_absorbed_429_is_told_with_both_attempts_under_the_id_of_its_answer_and_a_h
 fn failures_are_told_with_their_code_and_outlive_what_was_absorbed_after_them() {
     let front = two();
     for name in ["east", "west"] {
-        front.resource(name).fault(FaultRule::times(Fault::Status(500), 1));
+        front.resource(name).fault(FaultRule::times(Fault::status(500), 1));
     }
     let failed = chat(&front);
     assert_eq!(failed.status, 500, "{}", failed.text());
     for _ in 0..100 {
-        front.resource("east").fault(FaultRule::times(Fault::Status(408), 1));
+        front.resource("east").fault(FaultRule::times(Fault::status(408), 1));
         assert_eq!(chat(&front).status, 200);
     }
-    front.resource("east").fault(FaultRule::times(Fault::CutAfterEvents(2), 1));
+    front.resource("east").fault(FaultRule::times(Fault::CutAfterEvents { events: 2, reset: false }, 1));
     let cut = ask(front.address(), "POST", CHAT, "", STREAMED);
     until("the cut stream has ended", || requests(&front, "?each=1")["requests"][0]["outcome"] == "cut");
     for backend in ["east", "west"] {
