@@ -25,7 +25,7 @@ use sidestep::balance::{BackendSettings, Deployments, Pool, PoolSettings};
 use sidestep::telemetry::access::{AccessLog, AccessRecord, AttemptNote, AttemptNotes, Ended, Tokens};
 use sidestep::telemetry::callers::CallersLately;
 use sidestep::telemetry::health::Readiness;
-use sidestep::telemetry::metrics::{Lost, Metrics, PoolGauges, WorkerMetrics};
+use sidestep::telemetry::metrics::{Lost, Metrics, PoolGauges, Troubled, WorkerMetrics};
 use sidestep::telemetry::request_id::RequestIds;
 use sidestep::telemetry::sink::Sink;
 use sidestep::telemetry::{LogFormat, clock};
@@ -157,6 +157,7 @@ fn history(c: &mut BenchmarkGroup<'_, WallTime>) {
         failed: Rc::new(|| 0),
         status: Rc::new(|_| unreachable!("nobody watches")),
         explain: Rc::new(|_| Err(String::new())),
+        requests: Rc::new(|_| Troubled::default()),
         metrics: Rc::new(String::new),
         set_drained: Rc::new(|_, _| false),
     };

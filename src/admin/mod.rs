@@ -190,12 +190,9 @@ impl Page<'_> {
 
     fn allowed(&self) -> &'static str {
         match self {
-            Page::Start
-            | Page::Health
-            | Page::Status
-            | Page::Explain
-            | Page::Requests
-            | Page::Metrics => "GET, HEAD",
+            Page::Start | Page::Health | Page::Status | Page::Explain | Page::Requests | Page::Metrics => {
+                "GET, HEAD"
+            }
             Page::Events => "GET",
             Page::Drain { .. } => "POST",
         }

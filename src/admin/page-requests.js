@@ -108,13 +108,14 @@ const Requests = (() => {
   // ---- asking
 
   let total = -1, answered = -1;                // how many there have been, and had been at the last answer
-  let seen = false, asking = false, asked = 0;
+  let seen = false, asking = false, asked = -Infinity, later = 0;
   const address = (query) => new URL(`requests?${new URLSearchParams(query)}`, location.origin + location.pathname).href;
   const fetched = async (query) => (await fetch(address(query), { cache: "no-store", signal: AbortSignal.timeout(6000) })).json();
   async function ask() {
     if (asking || sought || !seen || document.hidden || total === answered) return;
     const wait = asked + ASK_MS - performance.now();
-    if (wait > 0) return;
+    clearTimeout(later);
+    if (wait > 0) { later = setTimeout(ask, wait); return; }
     const upTo = total;
     [asking, asked] = [true, performance.now()];
     try {
@@ -171,7 +172,7 @@ const Requests = (() => {
     $("requests").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     $("id").focus({ preventScroll: true });
   });
-  $("all-troubles").addEventListener("click", () => { all = !all; answered = -1; asked = 0; ask(); });
+  $("all-troubles").addEventListener("click", () => { all = !all; answered = -1; asked = -Infinity; ask(); });
   $("troubles").addEventListener("pointerleave", () => show());
   document.addEventListener("visibilitychange", () => ask());
 

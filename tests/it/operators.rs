@@ -212,9 +212,13 @@ fn invented_deployments_get_no_series_of_their_own() {
 fn the_admin_token_is_asked_for_everywhere_but_at_health() {
     let front = Front::of(two().server("admin_token = \"the-admin-token-0123456789\""));
     let status = |method: &str, path: &str, headers: &str| ask(front.admin(), method, path, headers, "");
-    for (method, path) in
-        [("GET", "/status"), ("GET", "/requests"), ("GET", "/metrics"), ("POST", "/backends/east/drain"), ("GET", "/x")]
-    {
+    for (method, path) in [
+        ("GET", "/status"),
+        ("GET", "/requests"),
+        ("GET", "/metrics"),
+        ("POST", "/backends/east/drain"),
+        ("GET", "/x"),
+    ] {
         for wrong in [
             "",
             "authorization: Bearer the-admin-token-012345678\r\n",

@@ -205,10 +205,7 @@ mod tests {
             (AccessRecord { held: Some(Duration::from_millis(240)), ..happy.clone() }, "succeeded"),
             (AccessRecord { ended: Ended::UpstreamCut, ..record(&backends, &cut) }, "cut"),
             (AccessRecord { status: 503, error: Some("no_backend"), ..here.clone() }, "failed"),
-            (
-                AccessRecord { status: 429, error: Some("429"), exhausted: true, ..here.clone() },
-                "failed",
-            ),
+            (AccessRecord { status: 429, error: Some("429"), exhausted: true, ..here.clone() }, "failed"),
             (AccessRecord { status: 429, error: Some("caller_limit"), ..here }, "limited"),
             (AccessRecord { status: 0, ended: Ended::CallerLeft, ..record(&backends, &left) }, "other"),
         ];
