@@ -34,7 +34,7 @@ const Requests = (() => {
     if (r.ended === "caller left" && !r.status) {
       const where = last?.verdict === "abandoned" ? ` while ${last.backend} was asked` : "";
       const held = r.held_ms == null ? "" : ` after ${span(r.held_ms)} in line`;
-      return [`its caller left${where || held}`, after(where ? before : attempts, further)];
+      return [`the caller left${where || held}`, after(where ? before : attempts, further)];
     }
     if (r.outcome === "succeeded") return [`${waited}served by ${r.backend ?? "Sidestep"}`, after(before, further)];
     return [`${waited}answered ${code}${r.backend ? ` by ${r.backend}` : ""}`, after(r.backend ? before : attempts, further)];
@@ -60,7 +60,7 @@ const Requests = (() => {
     const text = make("div", "what");
     text.append(what);
     if (whole) text.append(make("p", "facts", facts(r)));
-    li.append(time, who, text, make("p", "took", span(number(r.total_ms))), make("code", "id", String(r.id)));
+    li.append(time, who, text, make("p", "took", r.total_ms < 1 ? "<1 ms" : span(number(r.total_ms))), make("code", "id", String(r.id)));
     return li;
   }
 
