@@ -25,7 +25,7 @@ use sidestep::balance::{BackendSettings, Deployments, Pool, PoolSettings};
 use sidestep::telemetry::access::{AccessLog, AccessRecord, AttemptNote, AttemptNotes, Ended, Tokens};
 use sidestep::telemetry::callers::CallersLately;
 use sidestep::telemetry::health::Readiness;
-use sidestep::telemetry::metrics::{Lost, Metrics, PoolGauges, WorkerMetrics};
+use sidestep::telemetry::metrics::{Lost, Metrics, PoolGauges, Troubled, WorkerMetrics};
 use sidestep::telemetry::request_id::RequestIds;
 use sidestep::telemetry::sink::Sink;
 use sidestep::telemetry::{LogFormat, clock};
@@ -64,11 +64,19 @@ fn log(level: &str, format: LogFormat) -> (AccessLog, Sink) {
     (AccessLog::new(sink.clone(), format, &level.parse().expect("a level")), sink)
 }
 
-/// One request, told to whoever is there.
-fn request(ids: &RequestIds, backends: &[Arc<str>], log: &AccessLog, metrics: Option<&WorkerMetrics>) {
+/// One request, told to whoever is there; at its first attempt, or at the second.
+fn request(
+    ids: &RequestIds,
+    backends: &[Arc<str>],
+    log: &AccessLog,
+    metrics: Option<&WorkerMetrics>,
+    first: bool,
+) {
     let under_way = metrics.map(WorkerMetrics::begin);
     let mut attempts = AttemptNotes::default();
-    attempts.push(AttemptNote { status: 429, ..AttemptNote::new(0, "throttled") });
+    if !first {
+        attempts.push(AttemptNote { status: 429, ..AttemptNote::new(0, "throttled") });
+    }
     attempts.push(AttemptNote { status: 200, ..AttemptNote::new(1, "served") });
     let record = record(ids, backends, &attempts);
     if let Some(metrics) = metrics {
@@ -115,13 +123,16 @@ fn cost(c: &mut Criterion) {
         ("metrics", "off", LogFormat::Text, true),
         ("everything, text", "info", LogFormat::Text, true),
         ("everything, json", "info", LogFormat::Json, true),
+        ("everything, text, first attempt", "info", LogFormat::Text, true),
+        ("everything, json, first attempt", "info", LogFormat::Json, true),
     ] {
+        let first = name.ends_with("first attempt");
         let (log, sink) = log(level, format);
         let mut number = 0_u32;
         group.bench_function(name, |b| {
             b.iter_custom(|calls| {
                 batches(calls, &sink, || {
-                    request(&ids, &backends, &log, metrics.then_some(&worker));
+                    request(&ids, &backends, &log, metrics.then_some(&worker), first);
                     number = number.wrapping_add(1);
                     if metrics && number.is_multiple_of(200) {
                         lately.look(clock::now(), all.callers());
@@ -157,6 +168,7 @@ fn history(c: &mut BenchmarkGroup<'_, WallTime>) {
         failed: Rc::new(|| 0),
         status: Rc::new(|_| unreachable!("nobody watches")),
         explain: Rc::new(|_| Err(String::new())),
+        requests: Rc::new(|_| Troubled::default()),
         metrics: Rc::new(String::new),
         set_drained: Rc::new(|_, _| false),
     };
@@ -194,7 +206,7 @@ fn lossless(per_second: u32) -> std::io::Result<()> {
                 let backends: Vec<Arc<str>> = ["west", "east", "north"].map(Arc::from).into();
                 for step in 1..=SECONDS * 1_000 {
                     for _ in 0..per_second / WORKERS / 1_000 {
-                        request(&ids, &backends, &log, None);
+                        request(&ids, &backends, &log, None, false);
                     }
                     let next = began + Duration::from_millis(step.into());
                     std::thread::sleep(next.saturating_duration_since(clock::now()));

@@ -102,7 +102,7 @@ fn decoded(text: &str) -> Cow<'_, str> {
 }
 
 /// What came from outside, harmless and cut.
-fn shown(found: &str) -> String {
+pub(super) fn shown(found: &str) -> String {
     let mut out = vec![b'`'];
     text::clean(&mut out, found, text::LONGEST, Place::Bare);
     out.push(b'`');

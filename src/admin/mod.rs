@@ -1,4 +1,4 @@
-//! What operators ask over HTTP: the page, health, status, metrics, and to drain a backend.
+//! What operators ask over HTTP: the page, health, status, metrics, single requests, and to drain a backend.
 //!
 //! Owns: the admin listener's answers and who may have them; the page (`page.html`, its style and script, served as
 //! one document), what its watchers are told (`live`), and the quarter of an hour that it shows (`history`). Does not own
@@ -10,6 +10,7 @@
 //! where no token proves that the caller is no page, and `POST` only from our own origin.
 
 pub mod explain;
+pub mod requests;
 pub mod status;
 
 mod access;
@@ -39,6 +40,7 @@ use serde::Serialize;
 use crate::balance::PoolSnapshot;
 use crate::net::server::{BodyError, Handler, Peer};
 use crate::telemetry::health::{Readiness, health};
+use crate::telemetry::metrics::Troubled;
 use crate::telemetry::stir::Stir;
 use crate::telemetry::{clock, metrics};
 
@@ -46,6 +48,7 @@ use self::access::Access;
 use self::explain::{ExplainAsk, ExplainDocument, ExplainProblem};
 use self::live::{Live, Unwatched, Watch};
 use self::page::Document;
+use self::requests::RequestsAsk;
 use self::status::StatusDocument;
 
 /// By name, to drained (true) or not; whether there is such a backend.
@@ -71,6 +74,8 @@ pub struct Doors {
     pub status: Rc<dyn Fn(&PoolSnapshot) -> StatusDocument>,
     /// Who would serve this request now; else, in a sentence, that there is no such deployment or backend.
     pub explain: Rc<Explain>,
+    /// The last requests that met trouble.
+    pub requests: Rc<dyn Fn(&RequestsAsk) -> Troubled>,
     /// The `OpenMetrics` document, as of now.
     pub metrics: Rc<dyn Fn() -> String>,
     /// Drains the backend of that name (true) or resumes it (false). False when there is none.
@@ -154,6 +159,8 @@ enum Page<'a> {
     Status,
     /// `/explain`
     Explain,
+    /// `/requests`
+    Requests,
     /// `/metrics`
     Metrics,
     /// `/backends/{name}/drain` (true) or `/resume`.
@@ -168,6 +175,7 @@ impl Page<'_> {
             "/healthz" | "/livez" | "/readyz" => Some(Page::Health),
             "/status" => Some(Page::Status),
             "/explain" => Some(Page::Explain),
+            "/requests" => Some(Page::Requests),
             "/metrics" => Some(Page::Metrics),
             _ => {
                 let (name, verb) = path.strip_prefix("/backends/")?.split_once('/')?;
@@ -182,7 +190,9 @@ impl Page<'_> {
 
     fn allowed(&self) -> &'static str {
         match self {
-            Page::Start | Page::Health | Page::Status | Page::Explain | Page::Metrics => "GET, HEAD",
+            Page::Start | Page::Health | Page::Status | Page::Explain | Page::Requests | Page::Metrics => {
+                "GET, HEAD"
+            }
             Page::Events => "GET",
             Page::Drain { .. } => "POST",
         }
@@ -256,6 +266,13 @@ impl Admin {
                     Ok(document) => told(StatusCode::OK, &document),
                     Err(error) => told(StatusCode::NOT_FOUND, &ExplainProblem { error }),
                 },
+            },
+            Page::Requests => match RequestsAsk::read(uri.query()) {
+                Err(error) => told(StatusCode::BAD_REQUEST, &ExplainProblem { error }),
+                Ok(ask) => {
+                    let document = requests::document(&ask, &(self.doors.requests)(&ask));
+                    typed(StatusCode::OK, "application/json", document)
+                }
             },
             Page::Metrics => typed(StatusCode::OK, metrics::CONTENT_TYPE, (self.doors.metrics)()),
             Page::Drain { name, drained } => {
@@ -363,6 +380,7 @@ pub(super) mod tests {
                     name => Ok(ExplainDocument::new(name, ask.tokens(), &explanation)),
                 }
             }),
+            requests: Rc::new(|_| Troubled::default()),
             metrics: Rc::new(|| "# EOF\n".to_owned()),
             set_drained: Rc::new(|_, _| false),
         }
@@ -411,6 +429,10 @@ pub(super) mod tests {
             ("GET /explain?deployment=gpt-4o&bytes=4000", 200),
             ("HEAD /explain?deployment=gpt-4o", 200),
             ("GET /explain", 400),
+            ("GET /requests", 200),
+            ("HEAD /requests?id=d8341cfa6d40bf72", 200),
+            ("GET /requests?each=x", 400),
+            ("POST /requests", 405),
             ("GET /explain?deployment=nowhere", 404),
             ("POST /explain?deployment=gpt-4o", 405),
             ("GET /metrics", 200),

@@ -9,7 +9,7 @@ const Words = (() => {
   const count = (n) => n < 1e7 ? grouped.format(Math.floor(n)) : `${(n / (n < 1e9 ? 1e6 : 1e9)).toFixed(1)}${n < 1e9 ? "M" : "G"}`;
   const short = (n) => n < 1e4 ? grouped.format(Math.floor(n)) : (n < 1e6 ? `${(n / 1e3).toFixed(n < 1e5 ? 1 : 0)}k` : `${(n / 1e6).toFixed(1)}M`).replace(".0", "");
   const rate = (n) => n < 9.95 ? n.toFixed(1) : grouped.format(Math.round(n));
-  const several = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+  const several = (n, noun, nouns = `${noun}s`) => `${count(n)} ${n === 1 ? noun : nouns}`;
   const pad = (n) => String(n).padStart(2, "0");
   const clock = (ms) => { const d = new Date(ms); return `${pad(d.getHours())}:${pad(d.getMinutes())}:${pad(d.getSeconds())}`; };
   /** 850 ms, 4.2 s, 1 min 05 s, 3 h 12 min, 2 days 4 h. */

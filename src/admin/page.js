@@ -68,12 +68,22 @@
       return ["bad", back ? `No backend admits; ${back.who} is back ${soon(leftOf(back.of))}` : "No backend admits", "none admits"];
     }
     if (failed) return ["bad", `${several(failed, "request")} failed in the last minute`, "failed"];
+    if (refused()) return ["bad", `${several(refused(), "connection was", "connections were")} refused in the last minute`, "connections"];
     if (gone) return ["warm", gone.text, gone.kind];
     const well = number(doc.callers.requests_total) ? "Everyone is being served" : "Ready, and waiting for the first request";
     if (!unused.length) return ["good", well, well];
     const who = unused.length === 1 ? `${unused[0].name} has` : `${count(unused.length)} backends have`;
     return ["warm", `${well.replace(/,.*/, "")}, but ${who} no credential`, who];
   }
+  const refusals = [];                          // totals of the last minute
+  function keepRefusals() {
+    const total = number(doc.callers.connections_refused_total);
+    if (refusals.length && total < refusals.at(-1).total) refusals.length = 0;
+    refusals.push({ at: heard, total });
+    while (refusals.length > 2 && heard - refusals[1].at > 60000) refusals.shift();
+  }
+  /** Connections beyond the bound in the last minute, as far as this page has seen it. */
+  const refused = () => refusals.length ? refusals.at(-1).total - refusals[0].total : 0;
   let kind = "";
   function headline() {
     const away = awayFrom(doc.backends), [tone, text, of] = verdict(doc.backends, away), all = doc.backends.length;
@@ -81,6 +91,7 @@
     put($("headline"), text);
     mark($("headline"), "tone", tone);
     const parts = of === "failed" ? list(doc.by_caller?.callers).filter((c) => number(c.failed)).slice(0, 2).map((c) => `${c.name}: ${count(number(c.failed))} failed in ${Math.round(lately() / 60000)} min`) : [];
+    if (refused()) parts.push(`${of === "connections" ? "" : `${several(refused(), "connection")} refused: `}limits.connections is reached; what these callers ask is in no figure here`);
     const told = away.slice(0, 3).map(({ who, of, why }) => {
       const left = leftOf(of);
       return `${who}: ${why}${left == null ? "" : `, back ${soon(left)}`}`;
@@ -546,11 +557,13 @@
     doc = { ...told, callers: told.callers ?? {}, tokens: told.tokens ?? {}, backends: withUnused(told.backends) };
     heard = performance.now();
     keepPoint();
+    keepRefusals();
     headline();
     figures();
     callers();
     rows();
     quotas();
+    Requests.hear(doc.callers);
     tellNews();
     setLink("live");
   }

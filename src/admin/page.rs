@@ -1,8 +1,8 @@
 //! The status page: one document with its style and script inside, made once. `page-words.js` is how it writes,
-//! `page-timeline.js` the strips of the last fifteen minutes, `page.js` all else.
+//! `page-timeline.js` the strips of the last fifteen minutes, `page-requests.js` single requests, `page.js` all else.
 //!
 //! The content security policy names exactly this style and this script by their hashes: whatever else gets into the
-//! page neither runs nor loads. What the page shows comes from `/events` and is put in as text.
+//! page neither runs nor loads. What the page shows comes from `/events` and `/requests` and is put in as text.
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -10,8 +10,12 @@ use ring::digest::{SHA256, digest};
 
 const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str =
-    concat!(include_str!("page-words.js"), include_str!("page-timeline.js"), include_str!("page.js"));
+const SCRIPT: &str = concat!(
+    include_str!("page-words.js"),
+    include_str!("page-timeline.js"),
+    include_str!("page-requests.js"),
+    include_str!("page.js")
+);
 
 /// The document, ready to be sent.
 #[derive(Debug)]

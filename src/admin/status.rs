@@ -154,6 +154,8 @@ pub struct CallersStatus {
     pub held: usize,
     /// Requests that waited in line for room.
     pub held_total: u64,
+    /// Requests that met trouble; the last of them are in `GET /requests`.
+    pub troubled_total: u64,
 }
 
 /// Tokens since the start.
@@ -183,6 +185,7 @@ impl From<&Totals> for CallersStatus {
             exhausted_total: totals.exhausted,
             held: 0,
             held_total: totals.held,
+            troubled_total: totals.troubled,
         }
     }
 }
@@ -374,7 +377,7 @@ pub(super) mod tests {
             "certificate":{"subject":"gate.example","ends_ms":1800000000000,"ends_soon":false,"problem":null},
             "admin":"http://127.0.0.1:9080","draining":false,
             "callers":{"requests_total":0,"succeeded_total":0,"failed_total":0,"throttled_total":0,"cut_total":0,
-                "limited_total":0,"connections_refused_total":0,"absorbed_total":0,"in_flight":0,"failovers_total":0,"exhausted_total":0,"held":0,"held_total":0},
+                "limited_total":0,"connections_refused_total":0,"absorbed_total":0,"in_flight":0,"failovers_total":0,"exhausted_total":0,"held":0,"held_total":0,"troubled_total":0},
             "tokens":{"prompt_total":0,"cached_total":0,"completion_total":0},
             "by_caller":{"lately_seconds":300,"callers":[{"name":"app","requests":3,"failed":0,"limited":0,"tokens":0,
                 "requests_total":0,"failed_total":0,"tokens_total":0}],"others":0,"rest":null},

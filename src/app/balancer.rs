@@ -372,7 +372,7 @@ impl Control {
     fn admin(&self) -> Admin {
         let (of_status, of_metrics, of_drain) = (self.view.clone(), self.view.clone(), self.view.clone());
         let (of_pool, of_changes, of_failed) = (self.view.clone(), self.view.clone(), self.view.clone());
-        let of_explain = self.view.clone();
+        let (of_explain, of_requests) = (self.view.clone(), self.view.clone());
         let shared = Arc::clone(&self.view.shared);
         let let_go = self.workers.teller();
         let doors = Doors {
@@ -383,6 +383,7 @@ impl Control {
             failed: Rc::new(move || of_failed.metrics.totals().failed),
             status: Rc::new(move |pool| of_status.status(pool)),
             explain: Rc::new(move |ask| of_explain.explain(ask)),
+            requests: Rc::new(move |ask| of_requests.metrics.troubled(ask.of_metrics())),
             metrics: Rc::new(move || of_metrics.metrics()),
             set_drained: Rc::new(move |name, drained| {
                 let known = of_drain.set_drained(name, drained);

@@ -179,7 +179,15 @@ impl AccessRecord<'_> {
         let put = |out: &mut Vec<u8>, text: &str| out.extend_from_slice(text.as_bytes());
         put(out, "{\"time\":\"");
         out.extend_from_slice(now);
-        put(out, "\",\"level\":\"INFO\",\"message\":\"request\",\"id\":\"");
+        put(out, "\",\"level\":\"INFO\",\"message\":\"request\",");
+        self.write_json_fields(out);
+        put(out, "}\n");
+    }
+
+    /// Appends what is told of the request itself, as the fields of a JSON object.
+    pub(super) fn write_json_fields(&self, out: &mut Vec<u8>) {
+        let put = |out: &mut Vec<u8>, text: &str| out.extend_from_slice(text.as_bytes());
+        put(out, "\"id\":\"");
         put(out, self.id.as_str());
         if let Some(trace) = self.trace {
             put(out, "\",\"trace_id\":\"");
@@ -231,7 +239,6 @@ impl AccessRecord<'_> {
         json(out, self.ended.word());
         put(out, ",\"error\":");
         optional_json(out, self.error);
-        put(out, "}\n");
     }
 }
 

@@ -21,7 +21,8 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since_epoch(wall()).as_millis()).unwrap_or(u64::MAX)
 }
 
-fn since_epoch(at: SystemTime) -> Duration {
+/// Since 1970; nothing for a clock set before that.
+pub(super) fn since_epoch(at: SystemTime) -> Duration {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 

@@ -41,6 +41,7 @@ mod streams;
 mod tls;
 mod tokens;
 mod traces;
+mod troubled;
 mod trust;
 mod uploads;
 mod watchers;

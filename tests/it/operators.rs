@@ -48,7 +48,8 @@ fn the_status_tells_what_happened() {
     let status = get(front.admin(), "/status").json();
     let expected = json!({ "requests_total": 6, "succeeded_total": 4, "failed_total": 1, "throttled_total": 1,
         "cut_total": 0, "limited_total": 0, "connections_refused_total": 0, "absorbed_total": 1,
-        "in_flight": 0, "failovers_total": 1, "exhausted_total": 1, "held": 0, "held_total": 0 });
+        "in_flight": 0, "failovers_total": 1, "exhausted_total": 1, "held": 0, "held_total": 0,
+        "troubled_total": 2 });
     assert_eq!(status["callers"], expected);
     let expected = json!({ "prompt_total": prompt, "cached_total": 0, "completion_total": completion });
     assert_eq!(status["tokens"], expected);
@@ -211,9 +212,13 @@ fn invented_deployments_get_no_series_of_their_own() {
 fn the_admin_token_is_asked_for_everywhere_but_at_health() {
     let front = Front::of(two().server("admin_token = \"the-admin-token-0123456789\""));
     let status = |method: &str, path: &str, headers: &str| ask(front.admin(), method, path, headers, "");
-    for (method, path) in
-        [("GET", "/status"), ("GET", "/metrics"), ("POST", "/backends/east/drain"), ("GET", "/x")]
-    {
+    for (method, path) in [
+        ("GET", "/status"),
+        ("GET", "/requests"),
+        ("GET", "/metrics"),
+        ("POST", "/backends/east/drain"),
+        ("GET", "/x"),
+    ] {
         for wrong in [
             "",
             "authorization: Bearer the-admin-token-012345678\r\n",

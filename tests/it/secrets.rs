@@ -1,5 +1,5 @@
-//! Nothing that is secret and nothing that was said leaves by log, status, metrics or an answer of ours, however
-//! much is logged and whatever goes wrong.
+//! Nothing that is secret and nothing that was said leaves by log, status, metrics, the last requests or an answer of
+//! ours, however much is logged and whatever goes wrong.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -222,14 +222,16 @@ impl House {
     fn operators(&mut self) -> String {
         let admin = self.admin;
         let get = |path: &str, headers: &str| ask(admin, "GET", path, headers, "");
-        for path in ["/status", "/metrics", "/nothing"] {
+        for path in ["/status", "/requests", "/metrics", "/nothing"] {
             self.ours.push(get(path, "authorization: Bearer a-strangers-token-0123\r\n"));
             assert_eq!(self.ours.last().unwrap().status, 401);
         }
-        let [status, metrics] = ["/status", "/metrics"].map(|path| get(path, OPERATOR));
+        let [status, metrics, requests] =
+            ["/status", "/metrics", "/requests"].map(|path| get(path, OPERATOR));
+        assert!(requests.json()["kept"].as_u64().unwrap() > 20);
         assert_eq!((status.status, metrics.status, get("/status", BASIC).status), (200, 200, 200));
         self.ours.push(ask(admin, "POST", "/backends/the-secret-path/drain", OPERATOR, ""));
-        status.text().to_owned() + metrics.text()
+        status.text().to_owned() + metrics.text() + requests.text()
     }
 }
 

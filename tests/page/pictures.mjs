@@ -65,7 +65,10 @@ async function take(folder) {
   }
   const pictures = [["status-page", 1280, "light"], ["status-page-dark", 1280, "dark"], ["status-page-phone-light", 390, "light"], ["status-page-phone", 390, "dark"]];
   const pages = await Promise.all(pictures.map(([, width, colorScheme]) => open(browser, url, { colorScheme, viewport: { width, height: 844 }, deviceScaleFactor: width < 500 ? 2 : 1 })));
+  // Single requests are asked for where they are in sight.
+  for (const page of pages) await page.locator("#requests").scrollIntoViewIfNeeded();
   await pause(3000);
+  for (const page of pages) await page.evaluate(() => scrollTo(0, 0));
   for (const [i, [name, width]] of pictures.entries()) await pages[i].screenshot({ path: join(folder, `${name}.png`), fullPage: width > 500 });
   await browser.close();
 }

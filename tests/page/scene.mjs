@@ -1,8 +1,9 @@
 // What the suite stands on: processes of ours on free ports, and Debian's Chromium.
+import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer as createHttpServer } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -120,3 +121,58 @@ export async function open(browser, url, options = {}) {
 }
 
 export const live = (page) => page.waitForFunction(() => document.getElementById("link").textContent === "Live");
+
+/** Waits for what is told and returns it; an exception would only say that time ran out. */
+export async function until(what, check, seconds = 40) {
+  const end = Date.now() + seconds * 1000;
+  for (;;) {
+    const found = await check();
+    if (found) return found;
+    assert.ok(Date.now() < end, `not within ${seconds} s: ${what}`);
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}
+
+const AXE = await readFile(fileURLToPath(new URL("node_modules/axe-core/axe.min.js", import.meta.url)), "utf8");
+
+/** What axe finds wrong, as short lines. The page's policy lets nothing in, so axe comes by the debugger. */
+export async function violations(page) {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Runtime.evaluate", { expression: AXE });
+  const { result } = await session.send("Runtime.evaluate", {
+    expression: `axe.run().then((found) => JSON.stringify(found.violations.map((one) =>
+      one.id + ": " + one.nodes.slice(0, 3).map((node) => node.target + " " + node.failureSummary).join("; "))))`,
+    awaitPromise: true,
+    returnByValue: true,
+  });
+  return JSON.parse(result.value);
+}
+
+/** By how much the page is wider than the screen. */
+export const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+
+/** Backends of these names at addresses where nobody listens, unless told otherwise. */
+export const settings = ({ callers, admin, token, backends }) => `
+[server]
+listen = "127.0.0.1:${callers}"
+admin_listen = "127.0.0.1:${admin}"
+${token ? `admin_token = "${token}"` : ""}
+${backends.map(({ name, url, priority = 1 }, i) => `
+[[backends]]
+name = "${name}"
+url = "${url ?? `http://127.0.${Math.floor(i / 250)}.${i % 250 + 1}:9`}"
+api_key = "k"
+priority = ${priority}`).join("\n")}`;
+
+let asked = 0;
+/** A small chat of a caller without a key; each begins a conversation of its own, since turns of one stay together. */
+export async function chat(callers, more = {}) {
+  const answer = await fetch(`http://127.0.0.1:${callers}/v1/chat/completions`, {
+    method: "POST", headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "gpt-4o", messages: [{ role: "user", content: `question ${asked++}` }], ...more }),
+  });
+  // A stream goes on behind.
+  const whole = answer.text().catch(() => {});
+  if (!more.stream) await whole;
+  return answer;
+}

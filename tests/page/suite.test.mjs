@@ -1,12 +1,9 @@
 // The status page in a real Chromium, before a real balancer. Run by .ci/long; by hand:
 //   npm ci --prefix tests/page && cargo build && node --test tests/page/
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
-import { fileURLToPath } from "node:url";
-import { end, freePorts, launch, live, open, puppet, serve, sidestep, simulate } from "./scene.mjs";
+import { end, freePorts, launch, live, open, puppet, serve, settings, sidestep, simulate, until, violations } from "./scene.mjs";
 
-const AXE = await readFile(fileURLToPath(new URL("node_modules/axe-core/axe.min.js", import.meta.url)), "utf8");
 const BACKENDS = ["east", "west", "north"];
 
 let browser;
@@ -17,30 +14,6 @@ after(async () => { await browser?.close(); await end(); });
 const shown = async (page, selector) => Number((await page.textContent(selector)).replace(/[^0-9.]/g, ""));
 const row = (page, name) => page.locator(".backend", { has: page.locator(".name", { hasText: new RegExp(`^${name}$`) }) });
 const button = (page, name) => row(page, name).getByRole("button");
-
-/** Waits for what is told and returns it; an exception would only say that time ran out. */
-async function until(what, check, seconds = 40) {
-  const end = Date.now() + seconds * 1000;
-  for (;;) {
-    const found = await check();
-    if (found) return found;
-    assert.ok(Date.now() < end, `not within ${seconds} s: ${what}`);
-    await new Promise((done) => setTimeout(done, 50));
-  }
-}
-
-/** What axe finds wrong, as short lines. The page's policy lets nothing in, so axe comes by the debugger. */
-async function violations(page) {
-  const session = await page.context().newCDPSession(page);
-  await session.send("Runtime.evaluate", { expression: AXE });
-  const { result } = await session.send("Runtime.evaluate", {
-    expression: `axe.run().then((found) => JSON.stringify(found.violations.map((one) =>
-      one.id + ": " + one.nodes.slice(0, 3).map((node) => node.target + " " + node.failureSummary).join("; "))))`,
-    awaitPromise: true,
-    returnByValue: true,
-  });
-  return JSON.parse(result.value);
-}
 
 /** All that a screen reader is told from now on. */
 async function listen(page) {
@@ -261,7 +234,7 @@ describe("the demo", () => {
   test("can be used by keys alone, and says what has the focus", async () => {
     const page = await open(browser, url);
     const focused = [];
-    for (let i = 0; i < 6; i++) {
+    for (let i = 0; i < 7; i++) {
       await page.keyboard.press("Tab");
       focused.push(await page.evaluate(() => {
         const outline = getComputedStyle(document.activeElement).outlineStyle;
@@ -280,7 +253,9 @@ describe("the demo", () => {
     page.on("request", (request) => asked.push(request.url()));
     const answer = await page.goto(url);
     await live(page);
-    assert.deepEqual(asked.filter((one) => !one.startsWith("data:")), [`${url}/`, `${url}/events`]);
+    const own = [`${url}/`, `${url}/events`, `${url}/requests?each=8`];
+    assert.deepEqual([...new Set(asked)].filter((one) => !one.startsWith("data:") && !own.includes(one)), []);
+    assert.deepEqual(asked.slice(0, 2), own.slice(0, 2));
     assert.match(answer.headers()["content-security-policy"], /^default-src 'none'; style-src 'sha256-[^']+'; script-src 'sha256-[^']+'; connect-src 'self'/);
     const ran = await page.evaluate(() => new Promise((done) => {
       const script = document.createElement("script");
@@ -295,19 +270,6 @@ describe("the demo", () => {
   test("no error was written to the console", () => assert.deepEqual(page.problems, []));
 });
 
-/** Backends of these names at addresses where nobody listens, unless told otherwise. */
-const settings = ({ callers, admin, token, backends }) => `
-[server]
-listen = "127.0.0.1:${callers}"
-admin_listen = "127.0.0.1:${admin}"
-${token ? `admin_token = "${token}"` : ""}
-${backends.map(({ name, url, priority = 1 }, i) => `
-[[backends]]
-name = "${name}"
-url = "${url ?? `http://127.0.${Math.floor(i / 250)}.${i % 250 + 1}:9`}"
-api_key = "k"
-priority = ${priority}`).join("\n")}
-`;
 
 describe("a balancer with settings", () => {
   test("a token is asked for by the browser's own prompt, and then the page lives and drains", async () => {
@@ -560,9 +522,9 @@ describe("a balancer with settings", () => {
       assert.equal(await page.locator(".backend").count(), 200);
       assert.equal(await page.locator(".name").first().textContent(), "backend-150", "troubled first");
       assert.match(await page.textContent("#subline"), /backend-150: (resting after failures, back (in|any moment)|on trial)/);
-      await page.getByRole("searchbox").fill("-19");
+      await page.getByLabel("Filter by backend or deployment").fill("-19");
       await until("the filter holds", async () => (await page.locator(".backend:visible").count()) === 10);
-      await page.getByRole("searchbox").fill("");
+      await page.getByLabel("Filter by backend or deployment").fill("");
       await page.getByLabel("only troubled").check();
       await until("one is in trouble", async () => (await page.locator(".backend:visible").count()) === 1);
       await page.getByLabel("only troubled").uncheck();

@@ -55,6 +55,7 @@ pub(crate) const DOCUMENTED: &[(&str, &str)] = &[
     ("src/proxy/error.rs", "pub fn code(&self)"),
     ("src/identity/entra/mod.rs", "pub fn word(self)"),
     ("src/telemetry/access.rs", "pub fn word(self)"),
+    ("src/telemetry/metrics/outcome.rs", "pub(super) fn word(self)"),
     ("src/telemetry/metrics/exposition.rs", "fn kinds("),
     ("src/balance/snapshot.rs", "pub fn word(self)"),
     ("src/balance/explain.rs", "impl Turn"),

@@ -8,10 +8,12 @@ use std::time::Duration;
 use crate::balance::{DeploymentSnapshot, Quota};
 
 use super::access::{AccessRecord, Tokens};
+use super::clock;
 
 use self::histogram::{FIRST_BYTE, Histogram, OURS, WHOLE};
 use self::names::{Met, NameId, Names, OTHER};
 use self::outcome::Outcome;
+use self::troubles::{Gathered, Troubles};
 
 mod callers;
 mod exposition;
@@ -19,9 +21,11 @@ mod histogram;
 mod names;
 mod outcome;
 mod pool;
+mod troubles;
 
 pub use callers::CallerTotals;
 pub use exposition::CONTENT_TYPE;
+pub use troubles::{Ask, Troubled};
 
 /// The most label sets of one metric that a worker counts apart; further ones count as `other`.
 const SETS: usize = 1_000;
@@ -71,6 +75,8 @@ pub struct Totals {
     pub exhausted: u64,
     /// Requests that waited in line for room.
     pub held: u64,
+    /// Requests that met trouble: the last of them are kept.
+    pub troubled: u64,
     /// Tokens of prompts, cached ones included.
     pub prompt_tokens: u64,
     /// Cached tokens of prompts.
@@ -142,12 +148,18 @@ struct AllNames {
 struct Worker {
     in_flight: AtomicU64,
     counters: Mutex<Counters>,
+    /// Apart, so that who reads them holds up no request that has met none.
+    troubles: Mutex<Troubles>,
 }
 
 impl Worker {
     /// A poisoned lock is taken all the same: a count may be off by one, nothing else.
     fn lock(&self) -> MutexGuard<'_, Counters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -239,6 +251,7 @@ impl Metrics {
         let worker = Arc::new(Worker {
             in_flight: AtomicU64::new(0),
             counters: Mutex::new(Counters { met: MetNames::default(), sums: Sums::default() }),
+            troubles: Mutex::default(),
         });
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&worker));
         WorkerMetrics { names: Arc::clone(&self.names), worker }
@@ -253,6 +266,16 @@ impl Metrics {
             totals.in_flight += worker.in_flight.load(Ordering::Relaxed);
         }
         totals
+    }
+
+    /// The last requests that met trouble.
+    #[must_use]
+    pub fn troubled(&self, ask: Ask<'_>) -> Troubled {
+        let mut gathered = Gathered::default();
+        for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            worker.troubles().gather(ask, &mut gathered);
+        }
+        gathered.in_order(ask)
     }
 
     /// The `OpenMetrics` document, of type [`CONTENT_TYPE`].
@@ -276,8 +299,12 @@ impl WorkerMetrics {
 
     /// Counts a request that ended, with its attempts, tokens and times.
     pub fn observe(&self, record: &AccessRecord<'_>) {
-        let Counters { met, sums } = &mut *self.worker.lock();
         let outcome = Outcome::of(record);
+        if let Some(trouble) = outcome.trouble(record) {
+            self.worker.troubles().keep(clock::wall(), trouble, outcome, record);
+            self.worker.lock().sums.totals.troubled += 1;
+        }
+        let Counters { met, sums } = &mut *self.worker.lock();
         // Names from callers are not to be trusted until a backend has answered to them.
         let earned = record.served_by.is_some() && matches!(outcome, Outcome::Succeeded | Outcome::Cut);
         let deployment = met.deployments.number(&self.names.deployments, record.deployment, earned);
@@ -427,6 +454,7 @@ impl Totals {
         self.failovers += other.failovers;
         self.exhausted += other.exhausted;
         self.held += other.held;
+        self.troubled += other.troubled;
         self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
         self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
         self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);

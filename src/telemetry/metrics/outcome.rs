@@ -7,6 +7,8 @@ const OWN_LIMITS: [&str; 2] = ["caller_limit", "above_caller_limit"];
 /// Verdicts of attempts that came to nothing. Looking where an object or a deployment is belongs to no failure.
 const FAILURES: [&str; 8] =
     ["throttled", "too_large", "tier_full", "failed", "unavailable", "unreachable", "timed_out", "refused"];
+/// Verdicts after whose only attempt there is nothing to tell.
+const PLAIN: [&str; 2] = ["served", "passed_back"];
 /// The status of a WebSocket.
 const SWITCHED: u16 = 101;
 
@@ -22,6 +24,24 @@ pub(super) enum Outcome {
     Limited,
     /// The caller was itself to blame, or left.
     Other,
+}
+
+/// Kinds of trouble, by what an operator wants to know first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Trouble {
+    /// Nothing came of it, or it was cut off.
+    Failed,
+    /// Its caller was told 429.
+    Throttled,
+    /// Refused for the caller's own limits.
+    Limited,
+    /// Served in the end, or its caller left or was itself to blame, but not at the first attempt.
+    Lesser,
+}
+
+impl Trouble {
+    /// How many there are.
+    pub(super) const KINDS: usize = 4;
 }
 
 impl Outcome {
@@ -44,6 +64,34 @@ impl Outcome {
             // We stopped before there was an answer.
             0 if broke => Self::Failed,
             _ => Self::Other,
+        }
+    }
+
+    /// The word that operators read.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cut => "cut",
+            Self::Limited => "limited",
+            Self::Other => "other",
+        }
+    }
+
+    /// What the request met with; `None` where all went as it should, or its caller was itself to blame.
+    pub(super) fn trouble(self, record: &AccessRecord<'_>) -> Option<Trouble> {
+        match self {
+            Self::Failed if record.status == 429 => Some(Trouble::Throttled),
+            Self::Failed | Self::Cut => Some(Trouble::Failed),
+            Self::Limited => Some(Trouble::Limited),
+            Self::Succeeded | Self::Other => {
+                let attempts = record.attempts;
+                let met = attempts.count() > 1
+                    || attempts.verdict().is_some_and(|verdict| !PLAIN.contains(&verdict))
+                    || record.held.is_some()
+                    || record.exhausted;
+                met.then_some(Trouble::Lesser)
+            }
         }
     }
 
@@ -121,7 +169,7 @@ mod tests {
         let verdicts = include_str!("../../balance/verdict.rs");
         let codes = include_str!("../../proxy/error.rs");
         let noted = |code: &str, word: &str| code.contains(&format!("=> \"{word}\","));
-        assert!(FAILURES.iter().chain(&["served", "passed_back"]).all(|word| noted(verdicts, word)));
+        assert!(FAILURES.iter().chain(&PLAIN).all(|word| noted(verdicts, word)));
         assert!(OWN_LIMITS.iter().all(|word| noted(codes, word)));
     }
 }
