@@ -4,10 +4,11 @@
 //! in [`super::Pool::report`]. Before judging, the edge has done what needs no other lane: a token was refreshed
 //! after a 401 and the attempt repeated, a dead pooled connection was replaced by a fresh one.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 
 use super::attempts::{Attempts, Kept};
 use super::cooldown::{self, Told};
@@ -272,8 +273,12 @@ fn keeps(verdict: Verdict, attempts: &mut Attempts) -> bool {
     best
 }
 
+/// Made once: to make one costs thousands of instructions, for each 429.
+static PEAK_LOAD: LazyLock<Finder<'static>> =
+    LazyLock::new(|| Finder::new(b"exceeds the maximum usage size allowed during peak load"));
+
 fn is_peak_load(body: &[u8]) -> bool {
-    memmem::find(body, b"exceeds the maximum usage size allowed during peak load").is_some()
+    PEAK_LOAD.find(body).is_some()
 }
 
 /// Whether a `"code"` in the body has this value. Not a JSON parse: the body may be cut, and inside a JSON string
