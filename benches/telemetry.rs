@@ -21,7 +21,7 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use sidestep::admin::{Admin, Doors};
-use sidestep::balance::{BackendSettings, Deployments, Pool, PoolSettings};
+use sidestep::balance::{BackendSettings, Deployments, Pool, PoolSettings, PoolSnapshot};
 use sidestep::telemetry::access::{AccessLog, AccessRecord, AttemptNote, AttemptNotes, Ended, Tokens};
 use sidestep::telemetry::callers::CallersLately;
 use sidestep::telemetry::health::Readiness;
@@ -161,9 +161,10 @@ fn history(c: &mut BenchmarkGroup<'_, WallTime>) {
     let pool = Pool::new(PoolSettings { backends: backends.collect(), lanes: 1_000 }, 1);
     let pool = Rc::new(RefCell::new(pool));
     let doors = Doors {
-        stirred: Arc::default(),
+        stir: Arc::default(),
         readiness: Rc::new(|| Readiness::Draining),
-        pool: Rc::new(move || pool.borrow_mut().snapshot(clock::now())),
+        // One request is always under way: at rest nobody looks.
+        pool: Rc::new(move || PoolSnapshot { in_flight: 1, ..pool.borrow_mut().snapshot(clock::now()) }),
         changes: Rc::new(|| 0),
         failed: Rc::new(|| 0),
         status: Rc::new(|_| unreachable!("nobody watches")),

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use crate::net::server::BodyError;
 use crate::telemetry::clock;
-use crate::telemetry::stir::{Looker, QUIET, Stir};
+use crate::telemetry::stir::{Looker, Stir};
 
 use super::Doors;
 use super::history::History;
@@ -83,15 +83,15 @@ impl Live {
 
     /// Until the next look, or until somebody watches or something happens at last.
     pub(super) async fn pause(&self) {
-        let pause = match (self.watched(), self.quiet.get()) {
-            (true, _) => LOOK,
-            (false, false) => LOOK * LOOKS,
-            (false, true) => QUIET,
+        let pause = async {
+            match self.watched() {
+                true => sleep(LOOK).await,
+                false => self.looker.pause(LOOK * LOOKS, self.quiet.get()).await,
+            }
         };
         tokio::select! {
-            () = sleep(pause) => {}
+            () = pause => {}
             () = self.joined.notified() => {}
-            () = self.looker.stirred(), if pause == QUIET => {}
         }
     }
 
@@ -204,6 +204,7 @@ mod tests {
     use super::super::tests::doors;
     use super::*;
     use crate::balance::PoolSnapshot;
+    use crate::telemetry::stir::QUIET;
 
     fn live() -> (Live, Doors) {
         let doors = doors();

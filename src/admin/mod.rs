@@ -64,7 +64,7 @@ pub struct Doors {
     pub readiness: Rc<dyn Fn() -> Readiness>,
     /// The pool, as of now.
     pub pool: Rc<dyn Fn() -> PoolSnapshot>,
-    /// Told when something begins or ends to rest, and of requests after a time without any.
+    /// Told of all that a look at the pool would show otherwise, and of requests after a time without any.
     pub stir: Arc<Stir>,
     /// How many state changes the pool has seen; cheap.
     pub changes: Rc<dyn Fn() -> u64>,

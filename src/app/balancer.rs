@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::certificate::{ListenerCertificate, sentence};
 use super::traces::{LONGEST_END, Sending};
@@ -40,7 +40,7 @@ use crate::telemetry::log::{DirectiveProblem, Directives};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::request_id::RequestIds;
 use crate::telemetry::sink::Sink;
-use crate::telemetry::stir::{Looker, QUIET};
+use crate::telemetry::stir::Looker;
 use crate::telemetry::traces::Spans;
 use crate::telemetry::{change, clock};
 
@@ -414,8 +414,8 @@ impl Control {
         if let Some(certificate) = &self.view.certificate {
             tokio::task::spawn_local(certificate.clone().watch());
         }
-        let accepting = tokio::task::spawn_local(async move { acceptor.accept(listener, stopped).await });
-        let (mut look, mut quiet, mut seen) = (tokio::time::Instant::now(), false, 0);
+        let mut accepting = tokio::task::spawn_local(async move { acceptor.accept(listener, stopped).await });
+        let (mut quiet, mut seen) = (false, 0);
         let looker = Looker::new(Arc::clone(&self.view.shared.stir));
         loop {
             tokio::select! {
@@ -430,9 +430,13 @@ impl Control {
                         let _gone = reply.send(outcome);
                     }
                 },
-                () = async { tokio::select! { () = sleep_until(look) => {}, () = looker.stirred(), if quiet => {} } } => {
+                _ = &mut accepting => {
+                    tracing::error!("connections are accepted no longer");
+                    return false;
+                }
+                () = looker.pause(TICK, quiet) => {
                     looker.looks();
-                    if self.workers.any_ended() || accepting.is_finished() {
+                    if self.workers.any_ended() {
                         tracing::error!("a worker thread has ended by itself");
                         return false;
                     }
@@ -440,7 +444,6 @@ impl Control {
                     drop(self.view.look_at_callers());
                     quiet = pool.at_rest() && pool.requests() == seen;
                     seen = pool.requests();
-                    look = tokio::time::Instant::now() + if quiet { QUIET } else { TICK };
                 }
             }
         }

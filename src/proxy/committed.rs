@@ -277,8 +277,8 @@ impl Committed {
     /// The backend broke off, or is silent for too long, or we stop: said in the stream's own form where an event
     /// may stand, then the connection is aborted.
     fn cut(&mut self, ended: Ended, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.events.as_ref().is_some_and(|events| events.ending() != Ending::Open && !events.is_cut()) {
-            // Its last event is there, or an error that its client was told: what breaks after it spoils nothing.
+        if self.events.as_ref().is_some_and(EventScanner::is_over) {
+            // What breaks after that spoils nothing.
             self.settle(Ended::Completed);
             self.stage = Stage::Over;
             return Poll::Ready(None);

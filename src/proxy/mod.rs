@@ -47,7 +47,7 @@ use self::ledger::{Desk, Ledger};
 use self::line::{Lines, Patience};
 use self::objects::Bond;
 use self::request::{Body, Understood};
-use crate::balance::{Ask, Attempts, Cause, Exhausted, PinSettings, Pins, Pool};
+use crate::balance::{Ask, Attempts, Cause, Exhausted, Pick, PinSettings, Pins, Pool};
 use crate::net::server::{Handler, Peer, Upgrade};
 use crate::net::stop::{LocalStop, Stop};
 use crate::net::upstream::Upstream;
@@ -105,7 +105,7 @@ pub struct Shared {
     buffered: AtomicUsize,
     /// Told when a backend gets its credential, or loses it.
     credentials: watch::Sender<()>,
-    /// Told when a lane or backend begins or ends to rest, and of requests after a time without any.
+    /// Told of all that a look at the pool would show otherwise, and of requests after a time without any.
     pub stir: Arc<Stir>,
 }
 
@@ -164,6 +164,13 @@ impl Shared {
     /// A backend may be back for another reason than time: whoever is first in line looks now.
     pub fn look_again(&self) {
         self.lines.look();
+    }
+
+    fn pick(&self, now: Instant, ask: &Ask<'_>, attempts: &mut Attempts) -> Result<Pick, Exhausted> {
+        let picked = self.pool().pick(now, ask, attempts);
+        // After the pool's lock: who has looked before sleeps by now, and who looks later sees it.
+        self.stir.request();
+        picked
     }
 
     /// The pool. Held for microseconds, never across an await. A panic while it was held cannot have left it
@@ -325,9 +332,7 @@ impl Proxy {
             let now = in_time(deadline)?;
             ask.pin = bond.pin();
             let asked = patience.tell(now, ask, deployment.as_ref());
-            let picked = self.shared.pool().pick(now, &asked, &mut attempts);
-            self.shared.stir.request();
-            let pick = match picked {
+            let pick = match self.shared.pick(now, &asked, &mut attempts) {
                 Ok(pick) => pick,
                 // At the start tokens are on their way.
                 Err(Exhausted::Spent { cause: Cause::NoCredential })

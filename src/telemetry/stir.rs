@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 /// Between two looks while nothing happens.
 pub const QUIET: Duration = Duration::from_secs(60);
@@ -40,23 +41,36 @@ impl Stir {
 pub struct Looker {
     stir: Arc<Stir>,
     seen: Cell<u64>,
+    /// The last pause was cut short.
+    stirred: Cell<bool>,
 }
 
 impl Looker {
     /// Nothing has been looked at.
     #[must_use]
     pub fn new(stir: Arc<Stir>) -> Self {
-        Self { stir, seen: Cell::new(0) }
+        Self { stir, seen: Cell::new(0), stirred: Cell::new(false) }
     }
 
-    /// To be called before a look: [`Self::stirred`] tells of all that happens from now on.
+    /// To be called before a look: [`Self::pause`] hears of all that happens from now on.
     pub fn looks(&self) {
         self.seen.set(self.stir.times.load(Ordering::Acquire));
         self.stir.asleep.store(true, Ordering::Release);
     }
 
-    /// Until something has happened since the last look.
-    pub async fn stirred(&self) {
+    /// Until the next look. While something happens that is a tick; when all is `quiet`, until something does happen. What
+    /// happens often and leaves no trace where we look (refusals) cuts every second pause short at most.
+    pub async fn pause(&self, tick: Duration, quiet: bool) {
+        if !quiet || self.stirred.replace(false) {
+            return sleep(tick).await;
+        }
+        tokio::select! {
+            () = self.stirred() => self.stirred.set(true),
+            () = sleep(QUIET) => {}
+        }
+    }
+
+    async fn stirred(&self) {
         loop {
             // Hears of all that is told from here on.
             let told = self.stir.told.notified();
@@ -101,6 +115,23 @@ mod tests {
         looker.looks();
         (0..3).for_each(|_| stir.request());
         assert_eq!(stir.times.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_all_the_time_is_looked_at_twice_a_tick_at_most() {
+        const TICK: Duration = Duration::from_secs(1);
+        let stir = Arc::new(Stir::default());
+        let looker = Looker::new(Arc::clone(&stir));
+        let start = tokio::time::Instant::now();
+        for _ in 0..10 {
+            looker.looks();
+            stir.request();
+            looker.pause(TICK, true).await;
+        }
+        assert_eq!(start.elapsed(), TICK * 5);
+        looker.looks();
+        looker.pause(TICK, true).await;
+        assert_eq!(start.elapsed(), TICK * 5 + QUIET, "and then nothing happens");
     }
 
     #[tokio::test]

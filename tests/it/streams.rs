@@ -563,18 +563,23 @@ async fn a_connection_that_breaks_after_the_last_event_spoils_nothing() {
 
 #[tokio::test]
 async fn an_error_that_the_stream_told_is_told_once_when_the_connection_breaks_after_it() {
-    // What the request is to blame for is no failure of the backend; the other is one.
-    for (code, failed) in [("content_filter", 0), ("server_error", 1)] {
+    // What the request is to blame for is no failure of the backend; the other is one. One that goes on is cut.
+    for (code, goes_on, failed) in
+        [("content_filter", false, 0), ("server_error", false, 1), ("content_filter", true, 1)]
+    {
         let (east, stage) = played().await;
         let error = format!("data: {{\"error\":{{\"code\":\"{code}\",\"message\":\"no\"}}}}\n\n");
         let serving = async {
             let (mut wire, _) = east.request().await;
-            wire.write(format!("{EVENTS}{}{}", chunk(WORD), chunk(&error))).await;
+            let more = if goes_on { chunk(WORD) } else { String::new() };
+            wire.write(format!("{EVENTS}{}{}{more}", chunk(WORD), chunk(&error))).await;
         };
         let caller = stage.caller();
         let ((), answer) = tokio::join!(serving, caller.post(CHAT, STREAMED));
-        assert_eq!(answer.text(), format!("{WORD}{error}"));
-        assert!(answer.complete, "{code}");
+        let told = answer.text();
+        assert!(told.starts_with(&format!("{WORD}{error}")), "{told}");
+        assert_eq!(answer.complete, !goes_on, "{code}");
+        assert_eq!(told.contains("stream_interrupted"), goes_on, "{told}");
         assert_eq!(stage.backend("east").failed_total, failed, "{code}");
     }
 }

@@ -300,11 +300,12 @@ impl WorkerMetrics {
     /// Counts a request that ended, with its attempts, tokens and times.
     pub fn observe(&self, record: &AccessRecord<'_>) {
         let outcome = Outcome::of(record);
-        if let Some(trouble) = outcome.trouble(record) {
+        let trouble = outcome.trouble(record);
+        if let Some(trouble) = trouble {
             self.worker.troubles().keep(clock::wall(), trouble, outcome, record);
-            self.worker.lock().sums.totals.troubled += 1;
         }
         let Counters { met, sums } = &mut *self.worker.lock();
+        sums.totals.troubled += u64::from(trouble.is_some());
         // Names from callers are not to be trusted until a backend has answered to them.
         let earned = record.served_by.is_some() && matches!(outcome, Outcome::Succeeded | Outcome::Cut);
         let deployment = met.deployments.number(&self.names.deployments, record.deployment, earned);
