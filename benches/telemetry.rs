@@ -165,7 +165,7 @@ fn history(c: &mut BenchmarkGroup<'_, WallTime>) {
         readiness: Rc::new(|| Readiness::Draining),
         pool: Rc::new(move || pool.borrow_mut().snapshot(clock::now())),
         changes: Rc::new(|| 0),
-        failed: Rc::new(|| 0),
+        failed: Rc::new(sidestep::admin::Failed::default),
         status: Rc::new(|_| unreachable!("nobody watches")),
         explain: Rc::new(|_| Err(String::new())),
         requests: Rc::new(|_| Troubled::default()),
