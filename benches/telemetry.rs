@@ -166,7 +166,7 @@ fn history(c: &mut BenchmarkGroup<'_, WallTime>) {
         // One request is always under way: at rest nobody looks.
         pool: Rc::new(move || PoolSnapshot { in_flight: 1, ..pool.borrow_mut().snapshot(clock::now()) }),
         changes: Rc::new(|| 0),
-        failed: Rc::new(|| 0),
+        failed: Rc::new(sidestep::admin::Failed::default),
         status: Rc::new(|_| unreachable!("nobody watches")),
         explain: Rc::new(|_| Err(String::new())),
         requests: Rc::new(|_| Troubled::default()),

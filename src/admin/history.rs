@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_secs(5);
 const STEPS: usize = 180;
 /// The most lanes whose past is kept; a page shows no more with ease.
 const LANES: usize = 600;
-/// The letter of a step in which nobody looked.
+/// The letter of a step of which nothing is known.
 const UNSEEN: char = '-';
 
 /// One step of one lane.
@@ -62,16 +62,31 @@ pub(super) struct History {
     untold: usize,
 }
 
-/// What callers got.
+/// What callers did not get since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Failed {
+    /// Requests that failed.
+    pub requests: u64,
+    /// Connections beyond the bound.
+    pub connections: u64,
+}
+
+/// The same by step.
 #[derive(Debug, Default)]
 struct Callers {
+    requests: Count,
+    connections: Count,
+}
+
+/// What a counter grew by in each step.
+#[derive(Debug, Default)]
+struct Count {
     /// The total at the last look.
     before: Option<u64>,
     /// The total when the last step ended.
     at_step: u64,
     current: u32,
-    /// Requests that failed, by step.
-    failed: VecDeque<u32>,
+    steps: VecDeque<u32>,
 }
 
 /// What is told of the past, by lane.
@@ -86,6 +101,9 @@ pub(super) struct Past<'a> {
     failed: Vec<u32>,
     /// All that had failed when the last told step ended.
     failed_total: u64,
+    /// The same of connections beyond the bound.
+    refused: Vec<u32>,
+    refused_total: u64,
     lanes: Vec<LanePast<'a>>,
     /// How many more lanes there are, whose past is not kept.
     untold: usize,
@@ -104,9 +122,8 @@ struct LanePast<'a> {
 }
 
 impl History {
-    /// Takes in what the pool looks like now, and how many requests of callers have failed so far. True when a step has
-    /// ended by that.
-    pub(super) fn look(&mut self, now: Instant, pool: &PoolSnapshot, failed: u64) -> bool {
+    /// Takes in what the pool looks like now, and what callers did not get so far. True when a step has ended by that.
+    pub(super) fn look(&mut self, now: Instant, pool: &PoolSnapshot, failed: Failed) -> bool {
         let begun = *self.begun.get_or_insert(now);
         let steps = now.saturating_duration_since(begun).as_secs() / STEP.as_secs();
         let ended = steps.saturating_sub(self.steps);
@@ -115,8 +132,11 @@ impl History {
         for track in &mut self.tracks {
             track.turn(ended, (at_rest && track.seen == self.looks).then_some(track.found));
         }
-        self.callers.turn(ended);
-        self.callers.look(failed);
+        let Callers { requests, connections } = &mut self.callers;
+        for (count, total) in [(requests, failed.requests), (connections, failed.connections)] {
+            count.turn(ended);
+            count.look(total);
+        }
         self.looks += 1;
         let mut place = 0;
         self.untold = 0;
@@ -171,29 +191,32 @@ impl History {
     }
 
     fn last(&self, length: usize) -> Past<'_> {
+        let Callers { requests, connections } = &self.callers;
         Past {
             step_ms: u64::try_from(STEP.as_millis()).unwrap_or(u64::MAX),
             steps: STEPS,
             next: self.steps,
-            failed: newest(&self.callers.failed, length).copied().collect(),
-            failed_total: self.callers.at_step,
+            failed: newest(&requests.steps, length).copied().collect(),
+            failed_total: requests.at_step,
+            refused: newest(&connections.steps, length).copied().collect(),
+            refused_total: connections.at_step,
             lanes: self.tracks.iter().map(|track| track.last(length)).collect(),
             untold: self.untold,
         }
     }
 }
 
-impl Callers {
+impl Count {
     fn turn(&mut self, ended: u64) {
         for _ in 0..ended.min(STEPS as u64) {
-            push(&mut self.failed, std::mem::take(&mut self.current));
+            push(&mut self.steps, std::mem::take(&mut self.current));
             self.at_step = self.before.unwrap_or_default();
         }
     }
 
-    fn look(&mut self, failed: u64) {
-        add(&mut self.current, self.before.unwrap_or(0), failed);
-        self.before = Some(failed);
+    fn look(&mut self, total: u64) {
+        add(&mut self.current, self.before.unwrap_or(0), total);
+        self.before = Some(total);
     }
 }
 
@@ -318,7 +341,8 @@ mod tests {
         let start = Instant::now();
         let mut history = History::default();
         for (second, lanes) in looks {
-            history.look(start + Duration::from_secs(second), &pool(lanes), second);
+            let failed = Failed { requests: second, connections: second / 6 };
+            history.look(start + Duration::from_secs(second), &pool(lanes), failed);
         }
         history
     }
@@ -347,6 +371,7 @@ mod tests {
         // One more of the callers' requests fails each second; at the first look none had.
         assert_eq!(told["failed"], serde_json::json!([4, 5, 5]));
         assert_eq!(told["failed_total"], 14);
+        assert_eq!((&told["refused"], &told["refused_total"]), (&serde_json::json!([0, 1, 1]), &2.into()));
     }
 
     #[test]
@@ -385,7 +410,9 @@ mod tests {
         let start = Instant::now();
         let mut history = History::default();
         let ended: Vec<bool> = (0..=10)
-            .map(|second| history.look(start + Duration::from_secs(second), &pool(Vec::new()), 7))
+            .map(|second| {
+                history.look(start + Duration::from_secs(second), &pool(Vec::new()), Failed::default())
+            })
             .collect();
         let at: Vec<usize> = (0..=10).filter(|second| ended[*second]).collect();
         assert_eq!(at, [5, 10]);

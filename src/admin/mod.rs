@@ -44,6 +44,8 @@ use crate::telemetry::metrics::Troubled;
 use crate::telemetry::stir::Stir;
 use crate::telemetry::{clock, metrics};
 
+pub use self::history::Failed;
+
 use self::access::Access;
 use self::explain::{ExplainAsk, ExplainDocument, ExplainProblem};
 use self::live::{Live, Unwatched, Watch};
@@ -68,8 +70,8 @@ pub struct Doors {
     pub stir: Arc<Stir>,
     /// How many state changes the pool has seen; cheap.
     pub changes: Rc<dyn Fn() -> u64>,
-    /// How many requests of callers have failed.
-    pub failed: Rc<dyn Fn() -> u64>,
+    /// What callers did not get so far.
+    pub failed: Rc<dyn Fn() -> Failed>,
     /// The status document for this pool.
     pub status: Rc<dyn Fn(&PoolSnapshot) -> StatusDocument>,
     /// Who would serve this request now; else, in a sentence, that there is no such deployment or backend.
@@ -371,7 +373,7 @@ pub(super) mod tests {
             pool: Rc::new(|| PoolSnapshot { in_flight: 0, backends: Vec::new(), deployments: Vec::new() }),
             stir: Arc::default(),
             changes: Rc::new(|| 0),
-            failed: Rc::new(|| 0),
+            failed: Rc::new(Failed::default),
             status: Rc::new(|_| document()),
             explain: Rc::new(|ask| {
                 let explanation = Explanation { known: true, backends: Vec::new() };

@@ -4,7 +4,8 @@
 const Requests = (() => {
   const { count, several, clock, span, number, list, make, put, mark } = Words;
   const $ = (id) => document.getElementById(id);
-  const FEW = 8, EACH = 8, MORE = 32, ASK_MS = 900, TYPED_MS = 150, DAY_MS = 20 * 3600 * 1000;
+  const FEW = 8, EACH = 8, MORE = 32, ASK_MS = 900, TYPED_MS = 150;
+  const DATED_MS = 20 * 3600 * 1000;            // an older one tells its day too: the hour alone could be today's
 
   // ---- one request in words
 
@@ -47,7 +48,7 @@ const Requests = (() => {
   }
   function when(r) {
     const ms = Date.parse(r.time), day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
-    return Date.now() - ms > DAY_MS ? `${day.format(ms)} ${clock(ms).slice(0, 5)}` : clock(ms);
+    return Date.now() - ms > DATED_MS ? `${day.format(ms)} ${clock(ms).slice(0, 5)}` : clock(ms);
   }
 
   function row(r, whole) {
@@ -69,6 +70,8 @@ const Requests = (() => {
   const rows = new Map();                       // those that are shown, by id
   let told = { kept: 0, requests: [] };         // the last answer
   let all = false;
+  let hovered = false, waits = false;           // the mouse is on the list; something new is not shown yet
+  let wished = false;                           // what comes was asked for by hand: it does not wait
   const kindOf = (r) => r.outcome === "failed" && r.status === 429 ? "throttled" : r.outcome === "cut" ? "failed" : r.outcome === "other" ? "succeeded" : r.outcome;
   /** A few of all kinds, so that the one that failed is seen among a hundred that were served in the end. */
   function chosen() {
@@ -83,14 +86,15 @@ const Requests = (() => {
   /** Nothing moves under somebody's hand, nor what is marked. */
   function busy() {
     const marked = document.getSelection();
-    return $("troubles").matches(":hover") || (marked && !marked.isCollapsed && $("requests").contains(marked.anchorNode));
+    return hovered || (marked && !marked.isCollapsed && $("requests").contains(marked.anchorNode));
   }
   function show() {
     if (sought) return;
     const wanted = chosen(), fresh = wanted.filter((r) => !rows.has(r.id)).length;
-    const waits = fresh > 0 && rows.size > 0 && busy();
+    waits = !wished && fresh > 0 && rows.size > 0 && busy();
     put($("requests-note"), waits ? "newer ones wait while you read" : total ? `${several(total, "request")} since the start` : "");
     if (waits) return;
+    if (each() <= extent) wished = false;
     const seen = new Set(wanted.map((r) => r.id));
     for (const [id, li] of rows) if (!seen.has(id)) { li.remove(); rows.delete(id); }
     wanted.forEach((r, place) => {
@@ -99,7 +103,7 @@ const Requests = (() => {
       if ($("troubles").children[place] !== li) $("troubles").insertBefore(li, $("troubles").children[place] ?? null);
     });
     $("troubles").hidden = !wanted.length;
-    $("untroubled").hidden = wanted.length > 0 || total > 0;
+    $("untroubled").hidden = wanted.length > 0 || total !== 0;
     $("all-troubles").hidden = number(told.kept) <= FEW;
     put($("all-troubles"), all ? "Show fewer" : "Show more");
     $("all-troubles").setAttribute("aria-expanded", String(all));
@@ -108,25 +112,28 @@ const Requests = (() => {
   // ---- asking
 
   let total = -1, answered = -1;                // how many there have been, and had been at the last answer
+  let extent = 0;                               // how many of each kind the last answer could hold
+  const each = () => all ? MORE : EACH;
   let seen = false, asking = false, asked = -Infinity, later = 0;
   const address = (query) => new URL(`requests?${new URLSearchParams(query)}`, location.origin + location.pathname).href;
   const fetched = async (query) => (await fetch(address(query), { cache: "no-store", signal: AbortSignal.timeout(6000) })).json();
   async function ask() {
-    if (asking || sought || !seen || document.hidden || total === answered) return;
+    if (asking || sought || !seen || document.hidden || total < 0 || (total === answered && each() <= extent)) return;
     const wait = asked + ASK_MS - performance.now();
     clearTimeout(later);
     if (wait > 0) { later = setTimeout(ask, wait); return; }
-    const upTo = total;
+    const upTo = total, of = each();
     [asking, asked] = [true, performance.now()];
     try {
-      told = total ? await fetched({ each: all ? MORE : EACH }) : { kept: 0, requests: [] };
-      answered = upTo;
+      told = total ? await fetched({ each: of }) : { kept: 0, requests: [] };
+      [answered, extent] = [upTo, of];
       show();
     } catch {
-      // Whether the balancer answers is said at the top.
+      return;                                   // Whether the balancer answers is said at the top.
     } finally {
       asking = false;
     }
+    ask();                                      // what was wished or has come meanwhile
   }
   /** A status document has come. */
   function hear(callers) {
@@ -139,29 +146,34 @@ const Requests = (() => {
 
   // ---- finding one
 
-  let sought = "", missed = null, typed = 0;    // what is looked for; how many there were when it was not found
+  let sought = "", typed = 0;                   // what is looked for
+  let missed = null;                            // how many there were when it was not found; -1 if nobody answered
   async function seek() {
-    const id = sought.match(/(?<![0-9a-z])[0-9a-f]{16}(?![0-9a-z])/i)?.[0].toLowerCase(), text = sought;
+    const id = sought.match(/\b[0-9a-f]{16}\b/i)?.[0].toLowerCase(), text = sought;
     missed = null;
-    let answer = { requests: [], note: "An id is 16 hexadecimal digits, such as d8341cfa6d40bf72." };
+    let had = total, answer = { requests: [], note: "An id is 16 hexadecimal digits, such as d8341cfa6d40bf72." };
     try {
       if (id) answer = await fetched({ id });
     } catch {
-      answer.note = "The balancer does not answer.";
+      [had, answer.note] = [-1, "The balancer does not answer."];
     }
     if (text !== sought) return;
     const [found] = list(answer.requests);
-    if (!found && id) missed = total;
+    if (!found && id) missed = had;
     put($("sought"), found ? "This request met trouble:" : String(answer.note ?? "Not found."));
     $("found").replaceChildren(...(found ? [row(found, true)] : []));
   }
   function find() {
     sought = $("id").value.trim();
-    for (const id of ["troubles", "untroubled", "all-troubles", "requests-note"]) $(id).hidden = sought !== "";
-    $("search").hidden = sought === "";
-    if (sought) { seek(); return; }
+    $("requests-note").hidden = sought !== "";
+    if (sought) {
+      for (const id of ["troubles", "untroubled", "all-troubles"]) $(id).hidden = true;
+      seek();
+      return;
+    }
     put($("sought"), "");
     $("found").replaceChildren();
+    wished = true;
     show();
     ask();
   }
@@ -172,8 +184,15 @@ const Requests = (() => {
     $("requests").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     $("id").focus({ preventScroll: true });
   });
-  $("all-troubles").addEventListener("click", () => { all = !all; answered = -1; asked = -Infinity; ask(); });
-  $("troubles").addEventListener("pointerleave", () => show());
+  $("all-troubles").addEventListener("click", () => {
+    [all, wished, asked] = [!all, true, -Infinity];
+    show();
+    ask();
+  });
+  // Not `:hover`, which stays where a finger has tapped.
+  $("troubles").addEventListener("pointerenter", (event) => { hovered = event.pointerType === "mouse"; });
+  $("troubles").addEventListener("pointerleave", () => { hovered = false; show(); });
+  document.addEventListener("selectionchange", () => { if (waits) show(); });
   document.addEventListener("visibilitychange", () => ask());
 
   return { hear };

@@ -5,14 +5,16 @@ const Timeline = (() => {
   const { count, several, clock, span, number, list, put } = Words;
   const LETTERS = { a: "admitting", c: "cooling", r: "resting", p: "on trial", f: "credential refused", x: "deployment not found", d: "drained" };
   const BANDS = { c: "--warm-band", r: "--bad-band", f: "--bad-band", x: "--bad-band", p: "--look-band", d: "--idle-band" };
+  const LOST = ["failed", "refused"];         // requests, connections
   const NOTHING = { served: [], throttled: [], failed: [], states: "" };
 
   // ---- what was told
 
-  let past = { step: 5000, steps: 180, next: 0, ended: 0, failed: [], total: 0, lanes: new Map() };
+  let past = { step: 5000, steps: 180, next: 0, ended: 0, callers: {}, lanes: new Map() };
 
   function takePast(told) {
-    past = { step: number(told.step_ms) || 5000, steps: number(told.steps) || 180, next: number(told.next), ended: Date.now(), failed: list(told.failed), total: number(told.failed_total), lanes: new Map() };
+    past = { step: number(told.step_ms) || 5000, steps: number(told.steps) || 180, next: number(told.next), ended: Date.now(), callers: {}, lanes: new Map() };
+    for (const of of LOST) past.callers[of] = { steps: list(told[of]), total: number(told[`${of}_total`]) };
     for (const lane of list(told.lanes)) {
       past.lanes.set(Words.key(lane.backend, lane.deployment), { served: list(lane.served), throttled: list(lane.throttled), failed: list(lane.failed), states: String(lane.states ?? "") });
     }
@@ -24,8 +26,10 @@ const Timeline = (() => {
     if (number(told.next) !== past.next + 1) return false;
     past.next++;
     past.ended = Date.now();
-    past.failed = [...past.failed, number(list(told.failed).at(-1))].slice(-past.steps);
-    past.total = number(told.failed_total);
+    for (const of of LOST) {
+      const steps = [...past.callers[of]?.steps ?? [], number(list(told[of]).at(-1))].slice(-past.steps);
+      past.callers[of] = { steps, total: number(told[`${of}_total`]) };
+    }
     const seen = new Set();
     for (const lane of list(told.lanes)) {
       const id = Words.key(lane.backend, lane.deployment);
@@ -49,10 +53,11 @@ const Timeline = (() => {
     note.hidden = !untold;
     put(note, `The past of ${several(untold, "more lane")} is not kept.`);
   }
-  /** Requests of callers that failed, since before this page was opened too; `total` is what is told now. */
-  function failedWithin(ms, total) {
-    const steps = past.failed.slice(-Math.round(ms / past.step));
-    return steps.reduce((a, b) => a + b, 0) + Math.max(0, total - past.total);
+  /** What callers did not get, since before this page was opened too; `total` is what is told now. */
+  function within(ms, of, total) {
+    const lost = past.callers[of];
+    if (!lost) return 0;
+    return lost.steps.slice(-Math.round(ms / past.step)).reduce((a, b) => a + b, 0) + Math.max(0, total - lost.total);
   }
   const trackOf = (row) => past.lanes.get(row.id) ?? NOTHING;
 
@@ -216,5 +221,5 @@ const Timeline = (() => {
   let resized = 0;
   addEventListener("resize", () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(paint); });
 
-  return { takePast, takeStep, failedWithin, attach, arrange, paint };
+  return { takePast, takeStep, within, attach, arrange, paint };
 })();

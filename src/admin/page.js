@@ -60,7 +60,7 @@
 
   /** What is said first: its colour, its words, and what kind of words they are, which changes more rarely. */
   function verdict(backends, away) {
-    const failed = Timeline.failedWithin(60000, number(doc.callers.failed_total)), gone = unserved(backends);
+    const failed = Timeline.within(60000, "failed", number(doc.callers.failed_total)), gone = unserved(backends);
     const unused = backends.filter((b) => stateOf(b) === "unused");
     if (doc.draining) return ["warm", "Draining: this balancer is about to stop", "draining"];
     if (backends.length && !backends.some(admits)) {
@@ -75,15 +75,8 @@
     const who = unused.length === 1 ? `${unused[0].name} has` : `${count(unused.length)} backends have`;
     return ["warm", `${well.replace(/,.*/, "")}, but ${who} no credential`, who];
   }
-  const refusals = [];                          // totals of the last minute
-  function keepRefusals() {
-    const total = number(doc.callers.connections_refused_total);
-    if (refusals.length && total < refusals.at(-1).total) refusals.length = 0;
-    refusals.push({ at: heard, total });
-    while (refusals.length > 2 && heard - refusals[1].at > 60000) refusals.shift();
-  }
-  /** Connections beyond the bound in the last minute, as far as this page has seen it. */
-  const refused = () => refusals.length ? refusals.at(-1).total - refusals[0].total : 0;
+  /** Connections beyond the bound in the last minute. */
+  const refused = () => Timeline.within(60000, "refused", number(doc.callers.connections_refused_total));
   let kind = "";
   function headline() {
     const away = awayFrom(doc.backends), [tone, text, of] = verdict(doc.backends, away), all = doc.backends.length;
@@ -557,7 +550,6 @@
     doc = { ...told, callers: told.callers ?? {}, tokens: told.tokens ?? {}, backends: withUnused(told.backends) };
     heard = performance.now();
     keepPoint();
-    keepRefusals();
     headline();
     figures();
     callers();

@@ -83,6 +83,12 @@ mod tests {
     }
 
     #[test]
+    fn no_pattern_looks_back_which_older_safaris_cannot_read() {
+        // There it is an error of syntax, and nothing of the script would run.
+        assert!(!SCRIPT.contains("(?<=") && !SCRIPT.contains("(?<!"));
+    }
+
+    #[test]
     fn the_policy_allows_nothing_but_what_the_page_brings() {
         let policy = Document::new().policy;
         let policy = policy.to_str().unwrap();

@@ -380,7 +380,7 @@ impl Control {
             readiness: Rc::new(move || shared.health.readiness()),
             pool: Rc::new(move || of_pool.pool()),
             changes: Rc::new(move || of_changes.shared.pool().changes_so_far()),
-            failed: Rc::new(move || of_failed.metrics.totals().failed),
+            failed: Rc::new(move || of_failed.failed()),
             status: Rc::new(move |pool| of_status.status(pool)),
             explain: Rc::new(move |ask| of_explain.explain(ask)),
             requests: Rc::new(move |ask| of_requests.metrics.troubled(ask.of_metrics())),

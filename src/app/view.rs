@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::certificate::ListenerCertificate;
 use super::explain::explain;
+use crate::admin::Failed;
 use crate::admin::explain::{ExplainAsk, ExplainDocument};
 use crate::admin::status::{
     BackendStatus, ByCaller, CallersStatus, DeploymentStatus, ObjectsStatus, StatusDocument, TokensStatus,
@@ -95,6 +96,11 @@ impl View {
                 .collect(),
             deployments: snapshot.deployments.iter().map(DeploymentStatus::from).collect(),
         }
+    }
+
+    /// What callers did not get so far.
+    pub(super) fn failed(&self) -> Failed {
+        Failed { requests: self.metrics.totals().failed, connections: self.refused.load(Ordering::Relaxed) }
     }
 
     pub(super) fn look_at_callers(&self) -> MutexGuard<'_, CallersLately> {

@@ -1,5 +1,7 @@
 // Single requests on the status page: the last that met trouble, and any of them by its id.
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { chat, end, freePorts, launch, open, overflow, puppet, serve, settings, simulate, until, violations } from "./scene.mjs";
 
@@ -100,22 +102,34 @@ describe("requests that met trouble", () => {
     await page.getByRole("button", { name: "Show fewer" }).click();
     await until("eight again", async () => (await told(page)).length === 8);
 
-    for (const hold of [
-      () => page.locator("#troubles .came").first().evaluate((one) => document.getSelection().selectAllChildren(one)),
-      () => page.locator("#troubles .came").first().hover(),
+    const unmark = () => page.evaluate(() => document.getSelection().removeAllRanges());
+    const away = () => page.locator("h1").hover();
+    for (const [hold, release] of [
+      [() => page.locator("#troubles .came").first().evaluate((one) => document.getSelection().selectAllChildren(one)), unmark],
+      [() => page.locator("#troubles .came").first().hover(), away],
+      // A click on an id marks it.
+      [async () => { await page.locator("#troubles .id").first().click(); await away(); assert.equal(await page.evaluate(() => document.getSelection().toString().length), 16); }, unmark],
     ]) {
       await hold();
       const before = await page.locator("#troubles .id").allTextContents();
       await fault(east, { kind: "status", status: 408 });
-      await chat(callers);
+      const newest = await chat(callers);
       await until("it is said that one waits", async () => (await page.textContent("#requests-note")) === "newer ones wait while you read");
       assert.deepEqual(await page.locator("#troubles .id").allTextContents(), before);
-      await page.evaluate(() => document.getSelection().removeAllRanges());
-      await page.locator("h1").hover();
-      await fault(east, { kind: "status", status: 408 });
-      const newest = await chat(callers);
+      await release();
       await until("it moves again", async () => (await page.locator("#troubles .id").first().textContent()) === idOf(newest));
     }
+    await page.context().close();
+  });
+
+  test("on a phone a tap does not keep the newer ones away", async () => {
+    const page = await open(browser, url, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
+    await page.locator("#requests").scrollIntoViewIfNeeded();
+    await until("some are shown", async () => (await told(page)).length > 0);
+    await page.locator("#troubles .came").first().tap();
+    await fault(east, { kind: "status", status: 408 });
+    const newest = await chat(callers);
+    await until("the newest is shown", async () => (await page.locator("#troubles .id").first().textContent()) === idOf(newest));
     await page.context().close();
   });
 
@@ -186,6 +200,120 @@ test("each outcome has its words, and what comes from outside is shown as text",
   }
 });
 
+describe("what is asked for by hand", () => {
+  let balancer, url, stage, page, status, total, hold;
+  const asked = [];
+  const request = (n) => ({
+    id: n.toString(16).padStart(16, "0"), time: new Date().toISOString(), outcome: "succeeded", caller: "app", method: "POST", operation: "chat", deployment: "gpt-4o", status: 200, backend: "west",
+    attempts: [], further_attempts: 0, held_ms: null, first_byte_ms: 3, total_ms: 5, ours_ms: .1, stream: false, ended: "completed", error: null,
+  });
+  const more = (by = 1) => { total += by; status.callers.troubled_total = total; stage.tell("status", status); };
+  const ids = () => page.locator("#troubles .id").allTextContents();
+  const shows = (n) => until(`${n} are shown, the newest first`, async () => { const all = await ids(); return all.length === n && all[0] === request(total).id; });
+  const mark = (selector) => page.locator(selector).first().evaluate((one) => document.getSelection().selectAllChildren(one));
+  const waits = async () => (await page.textContent("#requests-note")) === "newer ones wait while you read";
+  const find = () => page.getByLabel("Find a request by its id");
+  before(async () => {
+    const [callers, admin] = await freePorts(2);
+    balancer = await serve(settings({ callers, admin, backends: [{ name: "one" }] }));
+    url = `http://127.0.0.1:${admin}/`;
+    status = await (await fetch(`${url}status`)).json();
+  });
+  after(() => balancer?.stop());
+
+  const onStage = (name, act) => test(name, async () => {
+    [total, hold] = [0, null];
+    asked.length = 0;
+    stage = await puppet(url);
+    page = await (await browser.newContext({ viewport: { width: 1280, height: 900 } })).newPage();
+    await page.route("**/requests?*", async (route) => {
+      const query = new URL(route.request().url()).searchParams, upTo = total;
+      asked.push(String(query));
+      const answer = await hold?.(query);
+      if (answer === "none") return route.abort();
+      const n = Math.min(upTo, Number(query.get("each")));
+      return route.fulfill({ json: { kept: upTo, requests: Array.from({ length: n }, (_, i) => request(upTo - i)), note: query.get("id") ? "Not here." : null } });
+    });
+    await page.goto(stage.url);
+    await until("it listens", stage.watched);
+    await page.locator("#requests").scrollIntoViewIfNeeded();
+    try {
+      await act();
+      await page.context().close();
+    } finally {
+      stage.stop();
+    }
+  });
+
+  onStage("more is shown though fewer were being asked for when it was wished", async () => {
+    more(40);
+    await shows(8);
+    let release;
+    const held = new Promise((done) => { release = done; });
+    hold = () => held;
+    more();
+    await until("the newest are asked for", () => asked.length === 2);
+    await page.getByRole("button", { name: "Show more" }).click();
+    hold = null;
+    release();
+    await shows(32);
+    assert.deepEqual(asked, ["each=8", "each=8", "each=32"]);
+    await page.getByRole("button", { name: "Show fewer" }).click();
+    await shows(8);
+  });
+
+  onStage("more is shown by the keyboard while text is marked", async () => {
+    more(40);
+    await shows(8);
+    await mark("#troubles .came");
+    more();
+    await until("one waits", waits);
+    await page.getByRole("button", { name: "Show more" }).press("Enter");
+    await shows(32);
+    assert.equal(await page.getByRole("button", { name: "Show fewer" }).getAttribute("aria-expanded"), "true");
+    more();
+    await until("one waits again", waits);
+  });
+
+  onStage("a search that is over brings the whole list, whatever is marked", async () => {
+    more(3);
+    await shows(3);
+    assert.ok(await page.locator("#sought").evaluate((one) => one.checkVisibility()), "a screen reader knows the place before anything is said there");
+    await mark("#troubles .came");
+    more();
+    await until("one waits", waits);
+    // The field does not get the focus, which would take the mark away.
+    const type = (text) => find().evaluate((one, text) => { one.value = text; one.dispatchEvent(new Event("input")); }, text);
+    await type("no id");
+    await until("it is told", async () => /^An id is/.test(await page.textContent("#sought")));
+    assert.ok(!(await page.locator("#troubles").isVisible()));
+    assert.deepEqual(asked, ["each=8", "each=8"]);
+    await mark("#requests-title");
+    await type("");
+    await shows(4);
+    await until("the list is there", async () => page.locator("#troubles").isVisible());
+    assert.ok(!(await page.locator("#untroubled").isVisible()));
+    assert.equal(await page.textContent("#sought"), "");
+  });
+
+  onStage("that the balancer does not answer is told until it does", async () => {
+    more(3);
+    await shows(3);
+    hold = () => "none";
+    await find().fill(request(77).id);
+    await until("it is told", async () => (await page.textContent("#sought")) === "The balancer does not answer.");
+    hold = null;
+    more(0);
+    await until("it answers", async () => (await page.textContent("#sought")) === "Not here.");
+    const before = asked.length;
+    more(0);
+    more(0);
+    await find().fill("");
+    await shows(3);
+    assert.equal(asked.length, before, "what was answered is not asked for again");
+  });
+});
+
 test("refused connections are the headline, for as long as they are of the last minute", async () => {
   const [callers, admin] = await freePorts(2);
   const balancer = await serve(settings({ callers, admin, backends: [{ name: "one" }] }));
@@ -196,19 +324,53 @@ test("refused connections are the headline, for as long as they are of the last 
     await page.goto(stage.url);
     await until("it listens", stage.watched);
     const status = await (await fetch(`${url}status`)).json();
-    status.callers.connections_refused_total = 40;
-    stage.tell("status", status);
-    await until("it lives", async () => (await page.textContent("#link")) === "Live");
-    assert.equal(await page.textContent("h1"), "Ready, and waiting for the first request", "those of before are over");
-    status.callers.connections_refused_total = 43;
-    stage.tell("status", status);
-    await until("it is told", async () => (await page.textContent("h1")) === "3 connections were refused in the last minute");
+    const now = (total) => { status.callers.connections_refused_total = total; stage.tell("status", status); };
+    const says = (words) => until(words, async () => (await page.textContent("h1")) === words);
+    let next = 20;
+    const step = (refused, total) => stage.tell("step", { next: ++next, refused: [refused], refused_total: total });
+    // 37 more than a minute ago, and 3 just within it.
+    stage.tell("past", { step_ms: 5000, steps: 180, next, refused: [37, 3, ...Array(11).fill(0)], refused_total: 40 });
+    now(40);
+    await says("3 connections were refused in the last minute");
+    step(0, 40);
+    now(40);
+    await says("Ready, and waiting for the first request");
+    now(43);
+    await says("3 connections were refused in the last minute");
     assert.match(await page.textContent("#subline"), /^limits\.connections is reached; what these callers ask is in no figure here/);
     assert.match(await page.title(), /^! 3 connections/);
     await until("it is told to those who listen", async () => /^3 connections were refused/.test(await page.textContent("#news")));
+    step(3, 43);
+    for (let i = 0; i < 11; i++) step(0, 43);
+    now(43);
+    await says("3 connections were refused in the last minute");
+    step(0, 43);
+    now(43);
+    await says("Ready, and waiting for the first request");
     await page.context().close();
   } finally {
     stage.stop();
+    await balancer.stop();
+  }
+});
+
+test("a page opened after connections were refused says so", async () => {
+  const [callers, admin] = await freePorts(2);
+  const balancer = await serve(`${settings({ callers, admin, backends: [{ name: "one" }] })}\n[limits]\nconnections = 1\n`);
+  const held = [];
+  try {
+    const dial = async () => { const socket = connect(callers, "127.0.0.1"); held.push(socket); await once(socket, "connect"); return socket; };
+    await dial();
+    for (let i = 0; i < 2; i++) {
+      const refused = await dial();
+      refused.resume();
+      await once(refused, "close");
+    }
+    const page = await open(browser, `http://127.0.0.1:${admin}/`);
+    assert.equal(await page.textContent("h1"), "2 connections were refused in the last minute");
+    await page.context().close();
+  } finally {
+    for (const socket of held) socket.destroy();
     await balancer.stop();
   }
 });
