@@ -6,9 +6,10 @@
 //! event's name, or the `type` as OpenAI writes it first; otherwise the event counts as content.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use http::StatusCode;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use serde_json::Value;
 
 use super::json::{Kind, Members, Step};
@@ -261,9 +262,11 @@ fn chat(name: &[u8], data: &[u8]) -> EventKind {
 /// Nearly every event of a chat, told without reading it whole: choices, and no word of an error.
 fn is_plain_chunk(data: &[u8]) -> bool {
     const CHOICES: &[u8] = b"\"choices\":[";
-    let at = if data.get(1..=CHOICES.len()) == Some(CHOICES) { Some(1) } else { memmem::find(data, CHOICES) };
-    at.and_then(|at| data.get(at + CHOICES.len())) == Some(&b'{')
-        && memmem::find(data, b"\"error\"").is_none()
+    static CHOICES_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(CHOICES));
+    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
+    let first = data.get(1..=CHOICES.len()) == Some(CHOICES);
+    let at = if first { Some(1) } else { CHOICES_FINDER.find(data) };
+    at.and_then(|at| data.get(at + CHOICES.len())) == Some(&b'{') && ERROR.find(data).is_none()
 }
 
 fn response(name: &[u8], data: &[u8]) -> EventKind {
