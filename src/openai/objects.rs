@@ -5,7 +5,7 @@ use memchr::memmem;
 use percent_encoding::percent_decode_str;
 
 use super::ids::is_plain;
-use super::operations::{Harmless, Operation, same};
+use super::operations::{Harmless, Operation, same, split};
 
 /// What a path says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ const WORDS: [&str; 10] = [
 
 /// The object that a path names, given after `/openai`, `v1` and `deployments/{d}`.
 pub fn named_in_path(rest: &str) -> Option<PathObject> {
-    let mut segments = rest.split('/').filter(|segment| !segment.is_empty());
+    let mut segments = split(rest, b'/').filter(|segment| !segment.is_empty());
     let first = segments.next()?;
     let segment = if same(first, "video") {
         // `video/generations/jobs/{id}`, `video/generations/{id}/content/video`

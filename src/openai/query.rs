@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
-use super::operations::same;
+use super::operations::{same, split};
 use super::path::{NAME, is_deployment_name};
 
 /// Keys that carry the caller's credential: Azure's, and those of a gateway of Microsoft's before it.
@@ -83,10 +83,10 @@ fn names_deployment(key: &str) -> bool {
 
 fn pairs(query: &str) -> impl Iterator<Item = Pair> {
     let mut start = 0;
-    query.split('&').map(move |pair| {
+    split(query, b'&').map(move |pair| {
         let whole = start..start + pair.len();
         start = whole.end + 1;
-        let (key_end, value) = match pair.find('=') {
+        let (key_end, value) = match memchr::memchr(b'=', pair.as_bytes()) {
             Some(at) => (whole.start + at, whole.start + at + 1..whole.end),
             None => (whole.end, whole.end..whole.end),
         };

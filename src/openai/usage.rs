@@ -127,6 +127,13 @@ impl UsageScanner {
     }
 
     fn object(&mut self, mut depth: usize, mut string: bool, mut escaped: bool, rest: &[u8]) -> usize {
+        if depth == 0
+            && let Some((length, usage)) = read_whole(rest)
+        {
+            self.found = usage.or(self.found);
+            self.state = State::Seek;
+            return length;
+        }
         for (at, byte) in rest.iter().enumerate() {
             match byte {
                 _ if escaped => escaped = false,
@@ -175,8 +182,19 @@ struct Details {
     reasoning_tokens: Option<u64>,
 }
 
+/// An object that is here whole, as most are: its length, and what it says.
+fn read_whole(bytes: &[u8]) -> Option<(usize, Option<Usage>)> {
+    let bytes = bytes.get(..LONGEST).unwrap_or(bytes);
+    let mut objects = serde_json::Deserializer::from_slice(bytes).into_iter::<Raw>();
+    let raw = objects.next()?.ok()?;
+    Some((objects.byte_offset(), usage(raw)))
+}
+
 fn read(object: &[u8]) -> Option<Usage> {
-    let raw: Raw = serde_json::from_slice(object).ok()?;
+    usage(serde_json::from_slice(object).ok()?)
+}
+
+fn usage(raw: Raw) -> Option<Usage> {
     let prompt = raw.prompt_tokens.or(raw.input_tokens);
     let completion = raw.completion_tokens.or(raw.output_tokens);
     if prompt.is_none() && completion.is_none() && raw.total_tokens.is_none() {

@@ -96,14 +96,14 @@ impl KeptAnswer {
 }
 
 impl Attempt<'_> {
-    /// Sends the request to its lane and waits until the answer can be judged.
+    /// Sends the request, at this moment, to its lane and waits until the answer can be judged.
     pub(super) async fn run(
         self: Box<Self>,
+        sent: Instant,
         understood: &mut Understood<'_>,
         attempts: &mut Attempts,
         ledger: &mut Option<Ledger>,
     ) -> Outcome {
-        let sent = clock::now();
         let backend = self.number(ledger);
         if let Some(entry) = ledger {
             entry.tries(sent, backend, self.edge, self.place.pick());
@@ -258,10 +258,7 @@ impl Attempt<'_> {
         }
         if answer.size_hint().exact().is_some_and(|length| length <= COLLECTED) {
             let idle = self.edge.settings.stream_idle_timeout;
-            let collected = {
-                let collecting = pin!(collect(&mut answer, idle, self.deadline));
-                waiting(ledger, clock::now(), collecting).await
-            };
+            let collected = collect(&mut answer, idle, self.deadline, ledger).await;
             drop(answer);
             return match collected {
                 Ok(body) => self.commit_small(head, body, attempts, ledger),
@@ -594,10 +591,11 @@ async fn collect(
     answer: &mut Answer,
     idle: Option<Duration>,
     deadline: Instant,
+    ledger: &mut Option<Ledger>,
 ) -> Result<Bytes, Uncollected> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
-    while let Some(frame) = frame_within(answer, idle, deadline).await? {
+    while let Some(frame) = frame_within(answer, idle, deadline, ledger).await? {
         let Ok(data) = frame.into_data() else { continue };
         if first.is_empty() {
             first = data;
@@ -616,6 +614,7 @@ async fn frame_within(
     answer: &mut Answer,
     idle: Option<Duration>,
     deadline: Instant,
+    ledger: &mut Option<Ledger>,
 ) -> Result<Option<Frame<Bytes>>, Uncollected> {
     let here = poll_fn(|cx| match pin!(answer.frame()).poll(cx) {
         Poll::Ready(frame) => Poll::Ready(Some(frame)),
@@ -624,8 +623,9 @@ async fn frame_within(
     let frame = match here.await {
         Some(frame) => frame,
         None => {
-            let limit = idle.map_or(deadline, |idle| deadline.min(clock::now() + idle));
-            match timeout_at(limit.into(), answer.frame()).await {
+            let now = clock::now();
+            let limit = idle.map_or(deadline, |idle| deadline.min(now + idle));
+            match waiting(ledger, now, pin!(timeout_at(limit.into(), answer.frame()))).await {
                 Ok(frame) => frame,
                 Err(_) if limit == deadline => return Err(Uncollected::OutOfTime),
                 Err(_) => return Err(Uncollected::Late),
@@ -656,6 +656,11 @@ pub(super) fn finish_head(head: &mut HeaderMap, explain: Option<header::HeaderVa
     headers::downstream(head);
     if let Some(backend) = explain {
         head.insert(headers::BACKEND, backend);
-        head.insert(headers::ATTEMPTS, header::HeaderValue::from(ledger.attempts.count()));
+        // Most often one, which needs no memory of its own.
+        let count = match ledger.attempts.count() {
+            1 => header::HeaderValue::from_static("1"),
+            count => count.into(),
+        };
+        head.insert(headers::ATTEMPTS, count);
     }
 }

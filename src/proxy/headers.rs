@@ -54,13 +54,19 @@ pub(super) fn upstream(
     backend: &EdgeBackend,
     credential: Option<(HeaderName, HeaderValue)>,
 ) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(12);
-    for name in UPSTREAM.iter().chain(forwarded) {
-        for value in from.get_all(name) {
+    // The answer's are read into the same map: room for them too.
+    let mut headers = HeaderMap::with_capacity(24);
+    let mut image = None;
+    // One look at each that came: a look-up costs a hash each.
+    for (name, value) in from {
+        if UPSTREAM.contains(name) || forwarded.contains(name) {
             headers.append(name.clone(), value.clone());
+            if *name == IMAGE_DEPLOYMENT {
+                image.get_or_insert(value);
+            }
         }
     }
-    let image = headers.get(&IMAGE_DEPLOYMENT).and_then(|name| name.to_str().ok());
+    let image = image.and_then(|name| name.to_str().ok());
     let there = image.and_then(|name| drawing(&backend.deployments, name));
     if let Some(there) = there.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(IMAGE_DEPLOYMENT, there);

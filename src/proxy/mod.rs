@@ -383,7 +383,7 @@ impl Proxy {
                 place,
                 bond: &bond,
             });
-            let run = pin!(attempt.run(understood, &mut attempts, ledger));
+            let run = pin!(attempt.run(now, understood, &mut attempts, ledger));
             match patience.follow(has_room, run).await {
                 attempt::Outcome::Commit(response) => return Ok(self.line_up(now, next, *response)),
                 attempt::Outcome::Lacking => lacking = true,

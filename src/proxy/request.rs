@@ -273,7 +273,8 @@ pub(super) fn understand<'a>(
         let content_type = text(&parts.headers, CONTENT_TYPE);
         let boundary = openai::multipart_boundary(content_type);
         let json = boundary.is_none()
-            && (content_type.contains("json")
+            && (content_type.starts_with("application/json")
+                || content_type.contains("json")
                 || (route.operation.body == BodyKind::Json && !route.operation.may_be_sent_as(content_type)));
         let compressed = !matches!(text(&parts.headers, CONTENT_ENCODING), "" | "identity");
         if compressed && must_name && route.operation.body != BodyKind::None {

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use http::StatusCode;
-use memchr::memmem::{self, Finder};
+use memchr::memmem::Finder;
 use serde_json::Value;
 
 use super::json::{Kind, Members, Step};
@@ -276,13 +276,15 @@ fn chat(name: &[u8], data: &[u8]) -> EventKind {
     }
 }
 
-/// Made once: to make it costs more than to look through an event.
+const CHOICES: &[u8] = b"\"choices\":[";
+/// These are made once: to make one costs more than to look through an event.
+static CHOICES_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(CHOICES));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
 
 /// Nearly every event of a chat, told without reading it whole: choices, and no word of an error.
 fn is_plain_chunk(data: &[u8]) -> bool {
-    const CHOICES: &[u8] = b"\"choices\":[";
-    let at = if data.get(1..=CHOICES.len()) == Some(CHOICES) { Some(1) } else { memmem::find(data, CHOICES) };
+    let first = data.get(1..=CHOICES.len()) == Some(CHOICES);
+    let at = if first { Some(1) } else { CHOICES_FINDER.find(data) };
     at.and_then(|at| data.get(at + CHOICES.len())) == Some(&b'{') && ERROR.find(data).is_none()
 }
 

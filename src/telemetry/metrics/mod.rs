@@ -319,8 +319,12 @@ impl WorkerMetrics {
         if let (Some(backend), Some(tokens)) = (record.served_by, record.tokens) {
             let name = record.backends.get(backend).map(|name| &**name);
             let backend = met.backends.number(&self.names.backends, name, true);
-            let there = record.deployment_there.or(record.deployment);
-            let there = met.deployments.number(&self.names.deployments, there, earned);
+            let there = match record.deployment_there {
+                Some(there) if record.deployment != Some(there) => {
+                    met.deployments.number(&self.names.deployments, Some(there), earned)
+                }
+                _ => deployment,
+            };
             bounded(&mut sums.lanes, (backend, there)).count(tokens);
         }
         sums.whole.observe(record.total);
