@@ -92,7 +92,7 @@ const Requests = (() => {
     if (sought) return;
     const wanted = chosen(), fresh = wanted.filter((r) => !rows.has(r.id)).length;
     waits = !wished && fresh > 0 && rows.size > 0 && busy();
-    put($("requests-note"), waits ? "newer ones wait while you read" : total ? `${several(total, "request")} since the start` : "");
+    put($("requests-note"), waits ? "newer ones wait while you read" : total > 0 ? `${several(total, "request")} since the start` : "");
     if (waits) return;
     if (each() <= extent) wished = false;
     const seen = new Set(wanted.map((r) => r.id));
@@ -129,6 +129,7 @@ const Requests = (() => {
       [answered, extent] = [upTo, of];
       show();
     } catch {
+      wished = false;
       return;                                   // Whether the balancer answers is said at the top.
     } finally {
       asking = false;
@@ -190,8 +191,12 @@ const Requests = (() => {
     ask();
   });
   // Not `:hover`, which stays where a finger has tapped.
-  $("troubles").addEventListener("pointerenter", (event) => { hovered = event.pointerType === "mouse"; });
-  $("troubles").addEventListener("pointerleave", () => { hovered = false; show(); });
+  $("troubles").addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") hovered = true; });
+  $("troubles").addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "mouse") return;
+    hovered = false;
+    show();
+  });
   document.addEventListener("selectionchange", () => { if (waits) show(); });
   document.addEventListener("visibilitychange", () => ask());
 

@@ -201,7 +201,11 @@ impl EventScanner {
         };
         self.event.clear();
         self.event.shrink_to(KEPT);
-        self.goes_on = self.ending != Ending::Open && kind == EventKind::Content;
+        match kind {
+            EventKind::Content => self.goes_on = self.ending != Ending::Open,
+            EventKind::Error(_) | EventKind::Done => self.goes_on = false,
+            EventKind::Comment | EventKind::Prelude => {}
+        }
         self.ending = match (self.ending, &kind) {
             (Ending::Open, EventKind::Done) => Ending::Complete,
             // What Azure says first may not tell why, and what it says next does.

@@ -268,3 +268,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_stream_is_over_by_its_last_event_or_by_an_error_after_which_no_content_came() {
+    const ERROR: &str = "data: {\"error\":{\"code\":\"content_filter\"}}\n\n";
+    const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+    const USAGE: &str = "data: {\"choices\":[],\"usage\":{}}\n\n";
+    const PING: &str = ": ping\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+    let over = |events: &[&str]| {
+        let events: Vec<&[u8]> = events.iter().map(|event| event.as_bytes()).collect();
+        fed(Api::Chat, &events).1.is_over()
+    };
+    assert!(!over(&[WORD]) && over(&[WORD, DONE]) && over(&[WORD, ERROR]) && over(&[WORD, ERROR, PING]));
+    assert!(!over(&[ERROR, WORD]) && !over(&[ERROR, WORD, PING]) && !over(&[ERROR, WORD, USAGE]));
+    assert!(over(&[ERROR, WORD, ERROR]) && over(&[ERROR, WORD, DONE]) && over(&[WORD, DONE, PING]));
+    assert!(!over(&[WORD, ERROR, "data: {\"ch"]), "within an event");
+}
