@@ -1,3 +1,5 @@
+//! Streams cut at every place, and what each event says.
+
 use super::*;
 use proptest::prelude::*;
 
