@@ -65,8 +65,9 @@ def install(commands):
         note(f"installing {' '.join(missing)}")
         # Debian starts a freshly installed nginx; RUNLEVEL=1 tells its script that this is not the moment.
         quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}}
-        subprocess.run(["apt-get", "update", "-qq"], check=True, **quiet)
-        subprocess.run(["apt-get", "install", "-qq", "-y", "--no-install-recommends", *missing], check=True, **quiet)
+        apt = [*([] if os.geteuid() == 0 else ["sudo", "--preserve-env=DEBIAN_FRONTEND,RUNLEVEL"]), "apt-get"]
+        subprocess.run([*apt, "update", "-qq"], check=True, **quiet)
+        subprocess.run([*apt, "install", "-qq", "-y", "--no-install-recommends", *missing], check=True, **quiet)
 
 
 def processes(pid):

@@ -19,7 +19,7 @@ UPSTREAM_KEY = "bench-upstream-key"
 class Layout:
     """What stands behind a proxy, and how much of the machine it has."""
 
-    def __init__(self, ports, priorities=None, authority=None, workers=1, core="0", large=False):
+    def __init__(self, ports, priorities=None, authority=None, workers=1, core="0", large=False, **ours):
         self.ports = ports
         self.priorities = priorities or [1] * len(ports)
         # PEM file of whom to trust: the upstreams speak TLS as `localhost`.
@@ -27,6 +27,8 @@ class Layout:
         self.workers, self.core = workers, core
         # Prompts of hundreds of kilobytes that can be sent again.
         self.large = large
+        # Of Sidestep alone: lines of TOML for `server` and for each backend, and the key of its callers.
+        self.server, self.backend, self.caller = ours.get("server", ""), ours.get("backend", ""), ours.get("caller", KEY)
 
 
 class Peer:
@@ -52,8 +54,8 @@ class Sidestep(Peer):
         scheme = "https://localhost" if self.layout.authority else "http://127.0.0.1"
         lines = [
             "[server]", f'listen = "127.0.0.1:{self.port}"', f'admin_listen = "127.0.0.1:{self.admin}"',
-            f"workers = {self.layout.workers}", "",
-            "[callers]", f'keys = [{{ name = "bench", key = "{KEY}" }}]', "",
+            f"workers = {self.layout.workers}", self.layout.server,
+            "[callers]", f'keys = [{{ name = "bench", key = "{self.layout.caller}" }}]', "",
             "[limits]", "connections = 30000", "",
         ]
         if self.layout.authority:
@@ -61,7 +63,7 @@ class Sidestep(Peer):
         for index, (port, priority) in enumerate(zip(self.layout.ports, self.layout.priorities)):
             lines += [
                 "[[backends]]", f'name = "backend-{index + 1}"', f'url = "{scheme}:{port}"',
-                f"priority = {priority}", f'api_key = "{UPSTREAM_KEY}"', "",
+                f"priority = {priority}", f'api_key = "{UPSTREAM_KEY}"', self.layout.backend,
             ]
         settings = self.folder / "sidestep.toml"
         settings.write_text("\n".join(lines))
