@@ -1,15 +1,16 @@
 # A static binary and the CA roots, nothing else. `.ci/image` runs the same steps without an engine.
 FROM rust:1.95-bookworm AS build
+# What the second build below reads the first one's profile with.
+RUN apt-get update && apt-get install -y --no-install-recommends llvm-19 python3
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY config config
 COPY src src
 COPY benches benches
 COPY tests tests
-# Built twice: the first build counts what it does while it serves, the second is laid out by that (needs LLVM's tool).
-RUN apt-get update && apt-get install -y --no-install-recommends llvm-19 python3 \
- && mkdir -p /root-of-image/etc/ssl/certs \
- && program="$(benches/peers/tuned.py --static)" \
+# Built twice: the first build counts what it does while it serves, the second is laid out by that.
+RUN mkdir -p /root-of-image/etc/ssl/certs \
+ && program="$(benches/peers/tuned.py)" \
  && cp "$program" /root-of-image/sidestep \
  && cp /etc/ssl/certs/ca-certificates.crt /root-of-image/etc/ssl/certs/ca-certificates.crt
 

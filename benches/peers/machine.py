@@ -30,18 +30,19 @@ def free_ports(count):
 
 
 def start(command, core, **more):
-    """On these cores; `None`: on any."""
+    """On these cores; `None`: on any. What it prints goes nowhere, unless told: who waits for our output waits for ours only."""
+    more.setdefault("stdout", subprocess.DEVNULL)
     pinned = ["taskset", "-c", core] if core else []
     process = subprocess.Popen([*pinned, *map(str, command)], stdin=subprocess.DEVNULL, **more)
     STARTED.append(process)
     return process
 
 
-def stop(process):
+def stop(process, patience=2):
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(2)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

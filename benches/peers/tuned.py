@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Builds what ships: profile `dist`, optimised by a profile of Sidestep's own traffic. Prints the path of the program.
+"""Builds what ships: profile `dist`, static, optimised by a profile of Sidestep's own traffic. Prints the program's path.
 
-A first build counts which ways its code takes while it serves half a minute of JSON, streams, 429s, long prompts, TLS
-and HTTP/2 on 127.0.0.1; the compiler then lays the ways that requests take side by side, and keeps the rest small.
+A first build counts which ways its code takes while it serves a minute of JSON, streams, 429s, long prompts, TLS and
+HTTP/2 on 127.0.0.1; the compiler then lays the ways that requests take side by side, and the rest apart.
 """
 
 import argparse
@@ -23,17 +23,20 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resol
 DEBIANS = "llvm-profdata-19"
 
 
-def cargo(profile, *what, folder=TARGET, flags="", triple=None):
-    """Builds; the folder where the programs are."""
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(folder)}
+def cargo(profile, *what, folder=TARGET, flags=None):
+    """Builds; the folder where the programs are. With `flags`: for this machine's target by name, so that they are not
+    those of build scripts too."""
+    environment, triple = {**os.environ, "CARGO_TARGET_DIR": str(folder)}, ""
     command = ["cargo", "build", "--quiet", "--locked", "--profile", profile, *what]
-    if triple:
-        # Named, so that the flags are not those of build scripts too.
+    if flags:
+        version = subprocess.check_output(["rustc", "-vV"], text=True, cwd=ROOT)
+        triple = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
         command += ["--target", triple]
-        environment["RUSTFLAGS"] = f"{os.environ.get('RUSTFLAGS', '')} {flags}".strip()
+        # Not RUSTFLAGS: those are cut at spaces, and a path may have one.
+        environment["CARGO_ENCODED_RUSTFLAGS"] = "\x1f".join([*os.environ.get("RUSTFLAGS", "").split(), *flags])
     if subprocess.run(command, cwd=ROOT, env=environment, stdout=sys.stderr).returncode != 0:
         raise SystemExit("the build failed")
-    return folder / (triple or "") / ("debug" if profile == "dev" else profile)
+    return folder / triple / ("debug" if profile == "dev" else profile)
 
 
 def build(profile):
@@ -45,67 +48,84 @@ def load_program(profile):
     return str(cargo(profile, "--example", "peers_load") / "examples" / "peers_load")
 
 
-def merge(counted, profile):
-    sysroot = pathlib.Path(subprocess.check_output(["rustc", "--print", "sysroot"], text=True).strip())
-    program = next(map(str, sysroot.glob("lib/rustlib/*/bin/llvm-profdata")), None)
-    if not program:
+def merger():
+    """The tool for profiles that belongs to the compiler, else Debian's."""
+    sysroot = pathlib.Path(subprocess.check_output(["rustc", "--print", "sysroot"], text=True, cwd=ROOT).strip())
+    own = next(map(str, sysroot.glob("lib/rustlib/*/bin/llvm-profdata")), None)
+    if not own:
         install({DEBIANS: "llvm-19"})
-        program = shutil.which(DEBIANS)
-    raw = sorted(counted.glob("*.profraw"))
-    if not raw:
-        raise SystemExit("the counting build wrote no profile")
-    subprocess.run([program, "merge", "--output", profile, *raw], check=True, stdout=sys.stderr)
+    return own or shutil.which(DEBIANS)
 
 
-def train(program, folder):
-    """Serves what callers ask for, in about the shares in which they do."""
-    tool = Tool(load_program("dev"), folder)
-    tool.run("certificate", 0, 1, folder=folder / "tls")
-    pair = {name: str(folder / "tls" / f"{name}.pem") for name in ["certificate", "key"]}
-    callers_tls = 'tls = {{ certificate = "{certificate}", key = "{key}" }}'.format(**pair)
-    upstream = {"core": None}
-    ports = tool.upstream(8, **upstream)
-    some_throttled = tool.upstream(8, throttled=2, retry_after_ms=200, **upstream)
-    over_tls = tool.upstream(2, tls=True, **upstream)
+class Training:
+    """Ways that callers' traffic takes, each served by a process of its own, which writes down what it did as it ends."""
 
-    def peer(ports, **layout):
-        return Sidestep(folder, Layout(ports, core=None, **layout), program)
+    def __init__(self, program, load, folder):
+        self.program, self.tool, self.folder, self.served = program, Tool(load, folder), folder, 0
 
-    def serve(peer):
-        for seconds, mode, options in [
+    def peer(self, ports, **layout):
+        self.served += 1
+        return Sidestep(self.folder, Layout(ports, core=None, **layout), self.program)
+
+    def end(self, peer):
+        # It drains first, and a machine that builds besides may be slow.
+        stop(peer.process, patience=60)
+        if code := peer.process.returncode:
+            raise SystemExit(f"in training, ended with {code}:\n{(peer.folder / 'error.log').read_text()}")
+
+    def serve(self, peer, *loads, expected=("200",)):
+        for seconds, mode, options in loads:
+            report = self.tool.run(mode, peer.port, seconds, core=None, **options)
+            if tuple(report["statuses"]) != expected or report["broken"]:
+                raise SystemExit(f"in training: {report}\n{(peer.folder / 'error.log').read_text()}")
+        self.end(peer)
+
+    def run(self):
+        tool = self.tool
+        tool.run("certificate", 0, 1, folder=self.folder / "tls")
+        pair = ", ".join(f'{name} = "{self.folder}/tls/{name}.pem"' for name in ["certificate", "key"])
+        upstream, trust = {"core": None}, {"authority": tool.authority()}
+        ports, over_tls = tool.upstream(8, **upstream), tool.upstream(2, tls=True, **upstream)
+        some, all_throttled = (tool.upstream(8, n, retry_after_ms=200, **upstream) for n in [2, 8])
+        usual = [
             (3, "load", {"connections": 64}),
             (2, "load", {"connections": 8, "rate": 200, "bytes": 6_000}),
             (2, "stream", {"connections": 50}),
-        ]:
-            report = tool.run(mode, peer.port, seconds, core=None, **options)
-            if report["statuses"].keys() != {"200"}:
-                raise SystemExit(f"in training: {report}\n{(peer.folder / 'error.log').read_text()}")
-
-    trust = {"authority": tool.authority()}
-    # The second of a chain is the only one here that speaks TLS, or HTTP/2, to its callers.
-    second = peer(ports, server=callers_tls, caller=UPSTREAM_KEY)
-    for first in [
-        peer(ports),
-        peer(some_throttled),
-        peer(over_tls, **trust),
-        peer([second.port], **trust),
-        peer([second.port], backend="http2 = true", **trust),
-    ]:
-        serve(first)
-        first.stop()
-    second.stop()
-    prompts = peer(ports, large=True)
-    tool.run("load", prompts.port, 2, core=None, connections=4, bytes=100_000)
-    prompts.stop()
-    for process in STARTED:
-        stop(process)
+        ]
+        self.serve(self.peer(ports), *usual)
+        self.serve(self.peer(some), *usual)
+        if not tool.counters(some[0])["throttled"]:
+            raise SystemExit("in training: nobody was throttled")
+        self.serve(self.peer(over_tls, **trust), *usual)
+        # A chain's second is the only one here that speaks TLS, or HTTP/2, to its callers.
+        second = self.peer(ports, server=f"tls = {{ {pair} }}", caller=UPSTREAM_KEY)
+        for backend in ["", "http2 = true"]:
+            self.serve(self.peer([second.port], backend=backend, **trust), *usual)
+        self.end(second)
+        self.serve(self.peer(ports, large=True), (2, "load", {"connections": 4, "bytes": 100_000}))
+        self.serve(self.peer(all_throttled), (1, "load", {"connections": 8, "rate": 500}), expected=("429",))
 
 
-def tuned(static):
-    version = subprocess.check_output(["rustc", "-vV"], text=True)
-    triple = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
-    flags = "-C target-feature=+crt-static" if static else ""
-    counting, shipping = (TARGET / f"{name}{'-static' if static else ''}" for name in ["counting", "tuned"])
+def trained(program, load, scratch):
+    """The folder with what the processes wrote down."""
+    counted = scratch / "counted"
+    training = Training(program, load, scratch)
+    os.environ["LLVM_PROFILE_FILE"] = f"{counted}/%p.profraw"
+    try:
+        training.run()
+    finally:
+        del os.environ["LLVM_PROFILE_FILE"]
+        for process in STARTED:
+            stop(process)
+    found = len(list(counted.glob("*.profraw")))
+    if found != training.served:
+        raise SystemExit(f"{training.served} processes served in training, and {found} wrote down what they did")
+    return counted
+
+
+def tuned():
+    merge, static = merger(), ["-C", "target-feature=+crt-static"]
+    counting, shipping = TARGET / "counting", TARGET / "tuned"
     # Cargo does not see that a profile is another one, and would keep what was built by the last.
     shutil.rmtree(shipping, ignore_errors=True)
     shipping.mkdir(parents=True)
@@ -113,19 +133,18 @@ def tuned(static):
     with tempfile.TemporaryDirectory(prefix="training-") as scratch:
         scratch = pathlib.Path(scratch)
         note("building what counts")
-        # The same flags each time, so that a second build need not begin anew; the variable below says where to.
-        counts = f"{flags} -C profile-generate=/nonexistent"
-        program = cargo("dist", "--bin", "sidestep", folder=counting, flags=counts, triple=triple) / "sidestep"
+        # The same flags each time, so that a second build need not begin anew: the variable above says where to.
+        counts = [*static, "-C", f"profile-generate={counting}/unused"]
+        program = cargo("dist", "--bin", "sidestep", folder=counting, flags=counts) / "sidestep"
+        load = load_program("dev")
         note("training")
-        os.environ["LLVM_PROFILE_FILE"] = str(scratch / "counted" / "%p.profraw")
-        train(program, scratch)
-        merge(scratch / "counted", profile)
+        counted = trained(program, load, scratch)
+        subprocess.run([merge, "merge", "--output", profile, counted], check=True, stdout=sys.stderr)
     note("building what ships")
-    uses = f"{flags} -C profile-use={profile}"
-    return str(cargo("dist", "--bin", "sidestep", folder=shipping, flags=uses, triple=triple) / "sidestep")
+    uses = [*static, "-C", f"profile-use={profile}"]
+    return str(cargo("dist", "--bin", "sidestep", folder=shipping, flags=uses) / "sidestep")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--static", action="store_true", help="needs nothing else to run, not even a C library")
-    print(tuned(parser.parse_args().static))
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(tuned())
