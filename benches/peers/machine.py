@@ -30,7 +30,7 @@ def free_ports(count):
 
 
 def start(command, core, **more):
-    """On these cores; `None`: on any. What it prints goes nowhere, unless told: who waits for our output waits for ours only."""
+    """On these cores; `None`: on any. What it prints goes nowhere, unless told: who reads our output reads ours only."""
     more.setdefault("stdout", subprocess.DEVNULL)
     pinned = ["taskset", "-c", core] if core else []
     process = subprocess.Popen([*pinned, *map(str, command)], stdin=subprocess.DEVNULL, **more)

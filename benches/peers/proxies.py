@@ -19,7 +19,8 @@ UPSTREAM_KEY = "bench-upstream-key"
 class Layout:
     """What stands behind a proxy, and how much of the machine it has."""
 
-    def __init__(self, ports, priorities=None, authority=None, workers=1, core="0", large=False, **ours):
+    def __init__(self, ports, priorities=None, authority=None, workers=1, core="0", large=False, server="",
+                 backend="", caller=KEY):
         self.ports = ports
         self.priorities = priorities or [1] * len(ports)
         # PEM file of whom to trust: the upstreams speak TLS as `localhost`.
@@ -28,7 +29,7 @@ class Layout:
         # Prompts of hundreds of kilobytes that can be sent again.
         self.large = large
         # Of Sidestep alone: lines of TOML for `server` and for each backend, and the key of its callers.
-        self.server, self.backend, self.caller = ours.get("server", ""), ours.get("backend", ""), ours.get("caller", KEY)
+        self.server, self.backend, self.caller = server, backend, caller
 
 
 class Peer:

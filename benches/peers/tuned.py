@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds what ships: profile `dist`, static, optimised by a profile of Sidestep's own traffic. Prints the program's path.
 
-A first build counts which ways its code takes while it serves a minute of JSON, streams, 429s, long prompts, TLS and
+A first build counts which ways its code takes while it serves forty seconds of JSON, streams, 429s, long prompts, TLS and
 HTTP/2 on 127.0.0.1; the compiler then lays the ways that requests take side by side, and the rest apart.
 """
 
@@ -139,7 +139,8 @@ def tuned():
         load = load_program("dev")
         note("training")
         counted = trained(program, load, scratch)
-        subprocess.run([merge, "merge", "--output", profile, counted], check=True, stdout=sys.stderr)
+        if subprocess.run([merge, "merge", "--output", profile, counted], stdout=sys.stderr).returncode != 0:
+            raise SystemExit(f"{merge} cannot read this compiler's profiles; `rustup component add llvm-tools` brings its own")
     note("building what ships")
     uses = [*static, "-C", f"profile-use={profile}"]
     return str(cargo("dist", "--bin", "sidestep", folder=shipping, flags=uses) / "sidestep")
