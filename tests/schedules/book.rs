@@ -189,7 +189,7 @@ impl Book {
             let site = &mut self.sites[site];
             site.priority = backend.priority;
             site.serves = backend.serves.clone();
-            site.touched = Some(Touch { at: now, by: OPERATOR });
+            site.touched = Touch::joined(site.touched, now, OPERATOR);
             site.refused.clear();
             for (name, lane) in &mut site.lanes {
                 lane.absent = 0;
@@ -213,7 +213,7 @@ impl Book {
         let index = self.current.iter().position(|site| self.sites[*site].name == name)?;
         let site = &mut self.sites[self.current[index]];
         site.drained = drained;
-        site.touched = Some(Touch { at: now, by: OPERATOR });
+        site.touched = Touch::joined(site.touched, now, OPERATOR);
         Some(index)
     }
 
@@ -232,8 +232,7 @@ impl Book {
             Home::Unsure => return Some(Standing::Unsure),
             Home::Yes => {}
         }
-        let fresh = |touch: &Option<Touch>| touch.is_some_and(|touch| touch.at == now && touch.by != request);
-        if site.fog || fresh(&site.touched) {
+        if site.fog || Touch::by_another(site.touched, request, now) {
             return Some(Standing::Unsure);
         }
         if site.drained {
@@ -247,7 +246,7 @@ impl Book {
         }
         let nothing = Lane::default();
         let lane = site.lanes.get(&there).unwrap_or(&nothing);
-        if lane.fog || fresh(&lane.touched) {
+        if lane.fog || Touch::by_another(lane.touched, request, now) {
             return Some(Standing::Unsure);
         }
         if now < lane.absent {
@@ -342,7 +341,7 @@ impl Book {
             site.fog = true;
         } else {
             site.health.well(number);
-            site.touched = Some(Touch { at: now, by: request });
+            site.touched = Touch::joined(site.touched, now, request);
         }
     }
 
@@ -368,7 +367,7 @@ impl Book {
         of_site.fog |= of_site.health.began_at() == Some(now);
         of_site.health.sent(number, now);
         if of_site.health.until().is_some() {
-            of_site.touched = Some(Touch { at: now, by: request });
+            of_site.touched = Touch::joined(of_site.touched, now, request);
         }
         if invented(&there) {
             // A name beyond the bound may be the probe of the unnamed lane.
@@ -379,7 +378,7 @@ impl Book {
             lane.fog |= lane.health.began_at() == Some(now);
             lane.health.sent(number, now);
             if lane.health.until().is_some() {
-                lane.touched = Some(Touch { at: now, by: request });
+                lane.touched = Touch::joined(lane.touched, now, request);
             }
         }
         self.note(now, || format!("request {request}: attempt {number} at s{site} ({there})"));
@@ -487,14 +486,14 @@ impl Book {
             if lane.health.well(number) || lane.absent > now || raced {
                 lane.fog |= raced;
                 lane.absent = 0;
-                lane.touched = Some(Touch { at: now, by: request });
+                lane.touched = Touch::joined(lane.touched, now, request);
             }
         }
         let of_site = &mut self.sites[site];
         let raced = Touch::by_another(of_site.touched, request, now);
         if reached && (of_site.health.well(number) || raced) {
             of_site.fog |= raced;
-            of_site.touched = Some(Touch { at: now, by: request });
+            of_site.touched = Touch::joined(of_site.touched, now, request);
         }
         if outcome == Outcome::Good {
             for (site, lane, sent, failure) in std::mem::take(&mut self.requests[request].unconfirmed) {
@@ -531,10 +530,9 @@ impl Book {
         let Attempt { request, site, ref there, .. } = self.attempts[attempt];
         let there = there.clone();
         let (big, kind) = (self.requests[request].call.big, self.requests[request].call.kind);
-        let touch = Some(Touch { at: now, by: request });
         if outcome == Outcome::Refused {
             self.sites[site].refused.insert(kind.family(), now + REFUSED);
-            self.sites[site].touched = touch;
+            self.sites[site].touched = Touch::joined(self.sites[site].touched, now, request);
             return;
         }
         if invented(&there) {
@@ -553,7 +551,7 @@ impl Book {
             }
             _ => return,
         }
-        lane.touched = touch;
+        lane.touched = Touch::joined(lane.touched, now, request);
     }
 
     /// A refusal told what is left of its lane's minute.
@@ -590,7 +588,6 @@ impl Book {
 
     fn fail(&mut self, of: (usize, Option<String>), sent: Ms, failure: Failure, request: usize, now: Ms) {
         let newest = self.attempts.len() as u64;
-        let touch = Some(Touch { at: now, by: request });
         let (site, lane) = of;
         let (health, fog, touched) = match lane {
             None => {
@@ -605,7 +602,7 @@ impl Book {
         };
         *fog |= health.began_at() == Some(sent) || Touch::by_another(*touched, request, now);
         health.failed(now, newest, failure);
-        *touched = touch;
+        *touched = Touch::joined(*touched, now, request);
     }
 
     /// The probe's place is free.
@@ -613,14 +610,13 @@ impl Book {
         let Attempt { request, site, ref there, .. } = self.attempts[attempt];
         let there = there.clone();
         let number = attempt as u64 + 1;
-        let touch = Some(Touch { at: now, by: request });
         if self.sites[site].health.over(number) {
-            self.sites[site].touched = touch;
+            self.sites[site].touched = Touch::joined(self.sites[site].touched, now, request);
         }
         if !invented(&there) {
             let lane = self.lane(site, &there);
             if lane.health.over(number) {
-                lane.touched = touch;
+                lane.touched = Touch::joined(lane.touched, now, request);
             }
         }
     }
@@ -693,7 +689,7 @@ impl Book {
     pub(crate) fn resume(&mut self, now: Ms) -> usize {
         for site in &self.current {
             self.sites[*site].drained = false;
-            self.sites[*site].touched = Some(Touch { at: now, by: OPERATOR });
+            self.sites[*site].touched = Touch::joined(self.sites[*site].touched, now, OPERATOR);
         }
         self.current.len()
     }

@@ -124,7 +124,16 @@ pub(crate) struct Touch {
     pub(crate) by: usize,
 }
 
+/// More than one did, at the same instant: to each of them another was there.
+const SEVERAL: usize = usize::MAX - 1;
+
 impl Touch {
+    /// What is known after one more change.
+    pub(crate) fn joined(touch: Option<Self>, at: Ms, by: usize) -> Option<Self> {
+        let by = if Self::by_another(touch, by, at) { SEVERAL } else { by };
+        Some(Self { at, by })
+    }
+
     /// Whether another request changed it at this very instant: which of the two came first is not known.
     pub(crate) fn by_another(touch: Option<Self>, request: usize, now: Ms) -> bool {
         touch.is_some_and(|touch| touch.at == now && touch.by != request)
