@@ -404,7 +404,8 @@ impl Book {
     fn check_begin(&mut self, request: usize, site: usize, now: Ms) {
         let asked = &self.requests[request];
         let name = &self.sites[site].name;
-        let broken = if asked.left {
+        // That a caller left stands behind its upload: while that is not read, as in the line, nobody can see it.
+        let broken = if asked.left && !asked.call.long {
             Some(("I6", format!("request {request} goes to {name} although its caller left")))
         } else if asked.answered {
             Some(("I4", format!("request {request} goes to {name} after its head")))
