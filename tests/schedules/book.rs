@@ -204,8 +204,10 @@ impl Book {
                 lane.fog |= !led_to;
             }
         }
-        for gone in old.into_iter().filter(|site| !self.current.contains(site)).collect::<Vec<_>>() {
-            self.sites[gone].current = false;
+        old.iter().for_each(|site| self.sites[*site].current = self.current.contains(site));
+        // A lane of which only failures are known that do not count yet is forgotten, and they with it.
+        for of in self.requests.iter().flat_map(|of| of.unconfirmed.clone()).collect::<Vec<_>>() {
+            of.1.iter().for_each(|there| self.lane(of.0, there).fog = true);
         }
     }
 
